@@ -1,0 +1,72 @@
+"""Pre-train a base model on text that every Python installation has, or on yours.
+
+    jaxllm run --config=experiments/pretrain.py --workdir=runs/base
+    jaxllm run --config=experiments/pretrain.py:text=my/folder --workdir=runs/mine
+    jaxllm run --config=experiments/pretrain.py:smoke --workdir=/tmp/smoke
+"""
+
+import ml_collections
+
+from jaxllm.config import parse_arg
+from jaxllm.models.families import FAMILIES
+
+
+def get_config(arg=''):
+    """`family` and `size` are those of jaxllm/models/families.py; `text` is a path of your own text;
+    `infill` is none, fim or span; `smoke` is the whole path in seconds."""
+    arg = parse_arg(arg, smoke=False, family='llama', size='5m', text='', infill='none')
+    config = ml_collections.ConfigDict()
+    config.stage = 'jaxllm.stages.pretrain'
+    config.seed = 0
+    config.init_from = ''
+
+    source = lambda **values: ml_collections.ConfigDict(dict(
+        dict(path='python:stdlib', split='train', text_key='text', license='', weight=1.0,
+             max_documents=0), **values))
+    config.data = ml_collections.ConfigDict(dict(
+        sources=dict(text=source(path=arg.text)) if arg.text else dict(
+            docstrings=source(split='docstrings', weight=2.0),
+            topics=source(split='topics', weight=1.0),
+            source=source(split='source', weight=5.0)),
+        seq_len=256, holdout_share=0.05, max_reject_share=0.05,
+        infill=dict(kind=arg.infill, rate=0.5, spm_rate=0.5, corruption=0.15, mean_span=3.0)))
+    config.tokenizer = ml_collections.ConfigDict(dict(
+        kind='bpe', vocab_size=4096, path='', max_bytes=20_000_000))
+
+    config.model = ml_collections.ConfigDict(
+        FAMILIES[arg.family]('tiny' if arg.smoke else arg.size))
+    config.model.vocab_size = config.tokenizer.get_ref('vocab_size')
+
+    config.optim = ml_collections.ConfigDict(dict(
+        name='adamw', lr=3e-3, schedule='wsd', warmup_steps=30, decay_share=0.3,
+        final_lr_share=0.0, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0,
+        ema_decay=0.0, muon_momentum=0.95))
+    config.train = ml_collections.ConfigDict(dict(
+        num_steps=600, batch_size=16, accum=1, z_loss=1e-4, log_every=10, eval_every=100,
+        sample_every=100, save_every=100, profile_step=0,
+        guard=dict(spike_factor=10.0, history=50, max_skips_in_row=10)))
+    config.eval = ml_collections.ConfigDict(dict(max_rows=32))
+    config.sample = ml_collections.ConfigDict(dict(
+        prompts=('def main(', 'Return a list of', 'The import statement', 'class '),
+        sampling=dict(max_new_tokens=48, temperature=0.7, top_k=0, top_p=0.95, min_p=0.0,
+                      repetition_penalty=1.0)))
+    config.sharding = ml_collections.ConfigDict(dict(preset='fsdp', data=0, fsdp=0, tensor=0))
+    config.checkpoint = ml_collections.ConfigDict(dict(keep_last=2))
+    config.metrics = ml_collections.ConfigDict(dict(tensorboard=True, wandb_project=''))
+    if arg.smoke:
+        _smoke(config)
+    return config
+
+
+def _smoke(config):
+    """The whole path on a few documents, in seconds after compilation."""
+    config.tokenizer.vocab_size = 384
+    config.data.seq_len = 64
+    for source in config.data.sources.values():
+        source.max_documents = 60
+    config.data.holdout_share = 0.2
+    config.optim.warmup_steps = 2
+    config.train.update(num_steps=12, batch_size=8, log_every=2, eval_every=6, sample_every=6,
+                        save_every=4)
+    config.eval.max_rows = 8
+    config.sample.sampling.max_new_tokens = 8

@@ -1,0 +1,1 @@
+"""jaxllm: the whole life of a language model as one JAX/Flax research codebase."""

@@ -1,0 +1,169 @@
+"""Config files: loading, overriding and checking them, fingerprints, run directories.
+
+A config file has `get_config(arg='') -> ml_collections.ConfigDict`; `FILE.py:ARG` passes `ARG`, a
+short typed string for knobs that change several settings at once. Only this module, `stages`,
+`main` and the experiment files see a ConfigDict; everything else takes plain values.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import pathlib
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from jaxllm.errors import InputError
+
+# Settings that may differ when a run is resumed, since they do not change its numbers.
+_FREE_ON_RESUME = ('sharding.', 'checkpoint.', 'metrics.', 'train.profile_step')
+
+
+def parse_arg(arg, **defaults):
+    """Parses 'smoke,size=125m,seq_len=2048' into a ConfigDict with the types of `defaults`.
+
+    A name alone sets a bool to True. Raises InputError for an unknown name or a wrong type.
+    """
+    values = dict(defaults)
+    for item in filter(None, arg.split(',')):
+        name, has_value, text = item.partition('=')
+        if name not in defaults:
+            raise InputError(f'config argument {name!r} is unknown; this file takes '
+                             f'{", ".join(f"{k}={v}" for k, v in defaults.items())}')
+        kind = type(defaults[name])
+        if kind is bool:
+            if text.lower() not in ('', 'true', 'false', '1', '0'):
+                raise InputError(f'config argument {item!r}: expected true or false')
+            values[name] = text.lower() in ('', 'true', '1')
+            continue
+        try:
+            if not has_value:
+                raise ValueError(f'no value; write {name}=VALUE')
+            values[name] = kind(text)
+        except ValueError as error:
+            raise InputError(f'config argument {item!r}: expected {kind.__name__} ({error})'
+                             ) from error
+    return ml_collections.ConfigDict(values)
+
+
+def load(argv):
+    """The ConfigDict of `--config=FILE[:arg] --config.key=value ...`, locked.
+
+    Raises:
+      InputError: no such file, an unknown key (with the nearest known one), a value of another
+        type, an argument that is no override.
+    """
+    values = flags.FlagValues()
+    argv = ['jaxllm', *argv]
+    file = next((a.removeprefix('--config=') for a in argv if a.startswith('--config=')), '')
+    path = file.partition(':')[0]
+    if not file:
+        raise InputError('no config; use --config=FILE.py, e.g. --config=experiments/pretrain.py')
+    if not os.path.isfile(path):
+        raise InputError(f'{path} does not exist; expected a config file such as '
+                         'experiments/pretrain.py')
+    for arg in argv[1:]:
+        if not arg.startswith(('--config=', '--config.')):
+            raise InputError(f'{arg!r} is unknown; overrides look like --config.train.num_steps=100')
+        if '=' not in arg:
+            raise InputError(f'{arg} has no value; write {arg}=VALUE')
+    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+        config = values['config'].value
+    except InputError:
+        raise
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error.__cause__ or error.__context__, InputError):
+            raise (error.__cause__ or error.__context__) from None
+        raise InputError(_override_problem(argv, file, error)) from error
+    return config.lock()
+
+
+def _override_problem(argv, file, error):
+    """One line about the first override that does not fit the config file as it is."""
+    plain = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', flag_values=plain, sys_argv=argv[:1])
+    plain(['jaxllm', f'--config={file}'])
+    known = flatten(plain['config'].value)
+    for arg in argv[1:]:
+        key, _, text = arg.removeprefix('--config.').partition('=')
+        if arg.startswith('--config='):
+            continue
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or [sorted(known)[0]]
+            return f'--config.{key} is unknown; did you mean --config.{near[0]}?'
+        try:
+            one = flags.FlagValues()
+            config_flags.DEFINE_config_file('config', flag_values=one, sys_argv=['jaxllm', arg])
+            one(['jaxllm', f'--config={file}', arg])
+        except (flags.Error, TypeError, ValueError):
+            expected = type(known[key]).__name__
+            return (f'--config.{key}={text}: expected {expected}, such as the present '
+                    f'{known[key]!r}')
+    return str(error).strip().splitlines()[0]
+
+
+def flatten(config, prefix=''):
+    """{'section.key': value} of a ConfigDict or nested dict."""
+    out = {}
+    for key, value in config.items():
+        if isinstance(value, (dict, ml_collections.ConfigDict)):
+            out |= flatten(value, f'{prefix}{key}.')
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def to_json(config):
+    """The resolved config as JSON text, keys sorted."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
+
+
+def fingerprint(config):
+    """A hash of the resolved config."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()[:16]
+
+
+def section(kind, config_section, name):
+    """A frozen dataclass `kind` of a config section; unknown or missing keys are an InputError."""
+    values = {key: (tuple(value) if isinstance(value, (list, tuple)) else value)
+              for key, value in config_section.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        text = str(error).partition('__init__() ')[2] or str(error)
+        raise InputError(f'config.{name}: {text}; its keys are '
+                         f'{", ".join(kind.__dataclass_fields__)}') from error
+
+
+def claim_workdir(workdir, config):
+    """Writes config.json to a new run directory, or checks that the run there has this config.
+
+    Raises:
+      InputError: the directory holds a run of another config, or something that is no run.
+    """
+    workdir = pathlib.Path(workdir)
+    file = workdir / 'config.json'
+    if file.exists():
+        old, new = flatten(json.loads(file.read_text())), flatten(json.loads(to_json(config)))
+        changed = [f'{key} {old.get(key, "absent")!r} -> {new.get(key, "absent")!r}'
+                   for key in sorted(old.keys() | new.keys())
+                   if old.get(key, '') != new.get(key, '') and not key.startswith(_FREE_ON_RESUME)]
+        if changed:
+            raise InputError(f'{workdir} holds a run of another config ({"; ".join(changed[:4])}'
+                             f'{"; ..." if len(changed) > 4 else ""}); use a new --workdir, or '
+                             'the old config to go on with it')
+    elif workdir.exists() and any(p.name != '.lock' for p in workdir.iterdir()):
+        raise InputError(f'{workdir} is not empty and holds no run (no config.json); use a new '
+                         '--workdir')
+    write_atomic(file, to_json(config))
+
+
+def write_atomic(path, text):
+    """Writes a text file so that it is there whole or not at all."""
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(text, encoding='utf-8')
+    partial.rename(path)

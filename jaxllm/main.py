@@ -1,0 +1,94 @@
+"""The command line: `jaxllm VERB ...`. Each verb imports what it needs, so that --help is quick."""
+
+import argparse
+import sys
+
+from jaxllm.errors import GuardStop, InputError, RunError
+
+_DESCRIPTION = """The whole life of a language model.
+
+  jaxllm run --config=experiments/pretrain.py --workdir=runs/base
+  jaxllm run --config=experiments/pretrain.py:smoke --workdir=/tmp/smoke
+  jaxllm run --config=experiments/pretrain.py --config.optim.lr=1e-3 --workdir=runs/b --dry_run
+  jaxllm chat --workdir=runs/base
+  jaxllm inspect --workdir=runs/base
+"""
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog='jaxllm', description=_DESCRIPTION,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    verbs = parser.add_subparsers(dest='verb', metavar='VERB', required=True)
+
+    def verb(name, text, example):
+        return verbs.add_parser(name, help=text, description=f'{text}\n\n  {example}',
+                                formatter_class=argparse.RawDescriptionHelpFormatter,
+                                allow_abbrev=False)
+
+    run = verb('run', 'run the stage of a config file, or go on with it',
+               'jaxllm run --config=experiments/pretrain.py --workdir=runs/base')
+    run.add_argument('--workdir', help='the run directory, made if it is new')
+    run.add_argument('--dry_run', action='store_true',
+                     help='print the resolved config and what it would cost; run nothing')
+    run.add_argument('--coordinator', default='', metavar='HOST:PORT',
+                     help='of a run with several processes outside a cluster that JAX knows')
+    run.add_argument('--num_processes', type=int, default=1)
+    run.add_argument('--process_id', type=int, default=0)
+    chat = verb('chat', 'continue prompts with the model of a run, streaming',
+                'jaxllm chat --workdir=runs/base --prompt="def main(" --temperature=0')
+    chat.add_argument('--workdir', required=True)
+    chat.add_argument('--prompt', help='answer this one prompt on standard output, then leave')
+    chat.add_argument('--max_new_tokens', type=int, default=200)
+    chat.add_argument('--temperature', type=float, default=0.8)
+    chat.add_argument('--top_k', type=int, default=0)
+    chat.add_argument('--top_p', type=float, default=0.95)
+    chat.add_argument('--min_p', type=float, default=0.0)
+    chat.add_argument('--repetition_penalty', type=float, default=1.0)
+    chat.add_argument('--stop', action='append', default=[], help='a stop string; repeatable')
+    chat.add_argument('--seed', type=int, default=0)
+    inspect = verb('inspect', 'look inside one training step of a run: losses, gradients, attention',
+                   'jaxllm inspect --workdir=runs/base --text="import os"')
+    inspect.add_argument('--workdir', required=True)
+    inspect.add_argument('--text', default='', help='look at this text; default: the next batch')
+    inspect.add_argument('--html', default='', metavar='FILE', help='write a page as well')
+    report = verb('report', 'write report.html of a run, finished or not',
+                  'jaxllm report runs/base')
+    report.add_argument('workdir')
+    return parser
+
+
+def _dispatch(args, rest):
+    if rest and args.verb != 'run':
+        raise InputError(f'{rest[0]!r} is unknown; see jaxllm {args.verb} --help')
+    if args.verb == 'run':
+        from jaxllm.stages import run
+        run.run(args, rest)
+    elif args.verb == 'chat':
+        from jaxllm.stages import chat
+        chat.chat(args)
+    elif args.verb == 'inspect':
+        from jaxllm.stages import inspect
+        inspect.inspect(args)
+    elif args.verb == 'report':
+        from jaxllm.report.run import write_report
+        print(write_report(args.workdir))
+
+
+def main(argv=None):
+    """Runs a verb. Returns the exit code: 0 done, 1 the surroundings failed, 2 bad input, 3 stopped
+    by a guard, 130 and 143 stopped by a signal after saving."""
+    args, rest = _parser().parse_known_args(argv)
+    try:
+        _dispatch(args, rest)
+    except (InputError, GuardStop, RunError) as error:
+        print(f'jaxllm: {error}', file=sys.stderr)
+        return {InputError: 2, GuardStop: 3, RunError: 1}[type(error)]
+    except KeyboardInterrupt:
+        print('\njaxllm: stopped', file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The key-value cache of generation: an explicit argument and result of the model.
+
+Rows are right-padded: row b holds its `lengths_B[b]` tokens from index 0 on, and new tokens are
+written behind them, so that rows of different lengths share one batch and one compiled step.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxllm.models import transformer
+
+
+@flax.struct.dataclass
+class Cache:
+    """Keys and values of all layers, and how many tokens of each row they cover."""
+    k_NBMKC: jax.Array
+    v_NBMKC: jax.Array
+    lengths_B: jax.Array  # tokens in the cache, before the ones being fed
+    empty: bool = flax.struct.field(pytree_node=False, default=False)
+
+    def write(self, layer, k_BLKC, v_BLKC):
+        """The cache with keys and values of new tokens of one layer behind the old ones."""
+        if self.empty:
+            put = lambda cache, new: jax.lax.dynamic_update_slice(
+                cache, new[None].astype(cache.dtype), (layer, 0, 0, 0, 0))
+        else:
+            B, L = k_BLKC.shape[:2]
+            rows_BL = jnp.broadcast_to(jnp.arange(B)[:, None], (B, L))
+            put = lambda cache, new: cache.at[layer, rows_BL, self.query_index(L)].set(
+                new.astype(cache.dtype), mode='drop')
+        return self.replace(k_NBMKC=put(self.k_NBMKC, k_BLKC), v_NBMKC=put(self.v_NBMKC, v_BLKC))
+
+    def query_index(self, L):
+        """Cache index of each of L new tokens, [B, L] int32."""
+        return self.lengths_B[:, None] + jnp.arange(L, dtype=jnp.int32)[None]
+
+    def key_segments(self):
+        """All ones: what lies behind a row's last token is hidden by its index, being later."""
+        return jnp.ones((self.k_NBMKC.shape[1], self.k_NBMKC.shape[2]), jnp.int32)
+
+
+def empty(cfg, batch_size, length):
+    """An empty cache of `length` tokens for `batch_size` rows."""
+    att = cfg.attention
+    shape = cfg.num_layers, batch_size, length, att.num_kv_heads, att.head_dim
+    zeros = lambda: jnp.zeros(shape, cfg.dtype)
+    return Cache(zeros(), zeros(), jnp.zeros((batch_size,), jnp.int32), empty=True)
+
+
+def prefill(params, cfg, tokens_BL, lengths_B, length):
+    """Feeds right-padded prompts into a new cache of `length` tokens.
+
+    Returns (hidden_BD of the last token of each prompt, cache).
+    """
+    L = tokens_BL.shape[1]
+    valid_BL = jnp.arange(L, dtype=jnp.int32)[None] < lengths_B[:, None]
+    segment_ids_BL = valid_BL.astype(jnp.int32)
+    cache = empty(cfg, tokens_BL.shape[0], length)
+    hidden_BLD, cache = _feed(params, cfg, tokens_BL, segment_ids_BL,
+                              transformer.positions(segment_ids_BL), cache)
+    last_BD = jnp.take_along_axis(hidden_BLD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
+    return last_BD, cache.replace(lengths_B=lengths_B, empty=False)
+
+
+def step(params, cfg, tokens_B, cache):
+    """Feeds one token per row. Returns (hidden_BD, cache)."""
+    segment_ids_BL = jnp.ones((tokens_B.shape[0], 1), jnp.int32)
+    hidden_BLD, cache = _feed(params, cfg, tokens_B[:, None], segment_ids_BL,
+                              cache.query_index(1), cache)
+    return hidden_BLD[:, 0], cache.replace(lengths_B=cache.lengths_B + 1)
+
+
+def _feed(params, cfg, tokens_BL, segment_ids_BL, positions_BL, cache):
+    params = transformer.compute_params(params, cfg)
+    x_BLD = transformer.embed(params, cfg, tokens_BL, positions_BL)
+    return transformer.apply_stack(params, cfg, x_BLD, positions_BL, segment_ids_BL, cache)

@@ -1,0 +1,270 @@
+"""The decoder: tokens -> hidden states -> logits, as pure functions of a plain nested dict.
+
+    params = init(key, cfg)
+    hidden_BLD = apply_hidden(params, cfg, tokens_BL, segment_ids_BL=...)
+    logits_BLV = unembed(params, cfg, hidden_BLD)
+
+Layers of one kind are stacked along a leading axis and scanned over, so that compile time and
+memory do not grow with depth. A pattern of several kinds (local, global) is scanned as a group;
+layers left over by the pattern stand in `tail`.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxllm.models.attention import attention
+from jaxllm.models.config import ModelConfig
+from jaxllm.models.layers import (Linear, Mlp, Norm, rope_frequencies, rope_table, rotate,
+                                  scaled_normal, sinusoids)
+from jaxllm.sharding import batch_ways, constrain
+
+# The logical axes of every parameter, by the last two names of its path.
+PARAM_AXES = {
+    'embed/tokens': ('vocab', 'd_model'),
+    'embed/positions': ('positions', 'd_model'),
+    'head/kernel': ('vocab', 'd_model'),
+    'q/kernel': ('d_model', 'heads', 'head_dim'),
+    'k/kernel': ('d_model', 'kv_heads', 'head_dim'),
+    'v/kernel': ('d_model', 'kv_heads', 'head_dim'),
+    'o/kernel': ('heads', 'head_dim', 'd_model'),
+    'q/bias': ('heads', 'head_dim'),
+    'k/bias': ('kv_heads', 'head_dim'),
+    'v/bias': ('kv_heads', 'head_dim'),
+    'o/bias': ('d_model',),
+    'q_norm/scale': ('head_dim',),
+    'k_norm/scale': ('head_dim',),
+    'up/kernel': ('d_model', 'd_ff'),
+    'gate/kernel': ('d_model', 'd_ff'),
+    'down/kernel': ('d_ff', 'd_model'),
+    'up/bias': ('d_ff',),
+    'gate/bias': ('d_ff',),
+    'down/bias': ('d_model',),
+}
+_NORMS = ('attention_norm', 'attention_post_norm', 'mlp_norm', 'mlp_post_norm', 'final_norm')
+PARAM_AXES |= {f'{norm}/{name}': ('d_model',) for norm in _NORMS for name in ('scale', 'bias')}
+
+
+class Attention(nn.Module):
+    """Self-attention of one layer; with a cache, keys and values are written to it and read back."""
+    cfg: ModelConfig
+    kind: str
+
+    @nn.compact
+    def __call__(self, x_BLD, segment_ids_BL, rope, cache, layer):
+        cfg, att = self.cfg, self.cfg.attention
+        kv = functools.partial(Linear, (att.num_kv_heads, att.head_dim),
+                               ('batch', 'seq', 'kv_heads', 'head_dim'), att.qkv_bias)
+        q_BLHC = Linear((att.num_heads, att.head_dim), ('batch', 'seq', 'heads', 'head_dim'),
+                        att.qkv_bias, name='q')(x_BLD)
+        k_BLKC, v_BLKC = kv(name='k')(x_BLD), kv(name='v')(x_BLD)
+        if att.qk_norm:
+            q_BLHC = Norm('rmsnorm', cfg.norm_eps, cfg.norm_unit_offset, name='q_norm')(q_BLHC)
+            k_BLKC = Norm('rmsnorm', cfg.norm_eps, cfg.norm_unit_offset, name='k_norm')(k_BLKC)
+        if cfg.positions == 'rope':
+            q_BLHC, k_BLKC = rotate(q_BLHC, rope[self.kind]), rotate(k_BLKC, rope[self.kind])
+        self.sow('intermediates', 'queries', q_BLHC)
+        self.sow('intermediates', 'keys', k_BLKC)
+        attend = functools.partial(
+            attention, window=att.window if self.kind == 'local' else 0, softcap=att.softcap,
+            scale=att.scale or att.head_dim ** -0.5, impl=att.impl, chunk_size=att.chunk_size)
+        if cache is None:
+            out_BLHC = attend(q_BLHC, k_BLKC, v_BLKC, segment_ids_BL, segment_ids_BL)
+        else:
+            cache = cache.write(layer, k_BLKC, v_BLKC)
+            if cache.empty:  # prefill: what is in the cache is what was just computed
+                out_BLHC = attend(q_BLHC, k_BLKC, v_BLKC, segment_ids_BL, segment_ids_BL)
+            else:
+                out_BLHC = attend(q_BLHC, cache.k_NBMKC[layer], cache.v_NBMKC[layer],
+                                  segment_ids_BL, cache.key_segments(),
+                                  q_index_BL=cache.query_index(x_BLD.shape[1]))
+        out_BLD = Linear((cfg.d_model,), ('batch', 'seq', 'd_model'), att.out_bias, in_dims=2,
+                         gain=(2 * cfg.num_layers) ** -0.5, name='o')(out_BLHC)
+        return out_BLD, cache
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); with `post_norm`, branches are normed too."""
+    cfg: ModelConfig
+    kind: str
+
+    @nn.compact
+    def __call__(self, x_BLD, segment_ids_BL, rope, cache, layer):
+        cfg = self.cfg
+        norm = functools.partial(Norm, cfg.norm, cfg.norm_eps, cfg.norm_unit_offset)
+        branch_BLD, cache = Attention(cfg, self.kind, name='attention')(
+            norm(name='attention_norm')(x_BLD), segment_ids_BL, rope, cache, layer)
+        if cfg.post_norm:
+            branch_BLD = norm(name='attention_post_norm')(branch_BLD)
+        x_BLD = x_BLD + branch_BLD
+        branch_BLD = Mlp(cfg.d_ff, cfg.activation, cfg.mlp_bias,
+                         (2 * cfg.num_layers) ** -0.5, name='mlp')(norm(name='mlp_norm')(x_BLD))
+        if cfg.post_norm:
+            branch_BLD = norm(name='mlp_post_norm')(branch_BLD)
+        return constrain(x_BLD + branch_BLD, 'batch', 'seq', 'd_model'), cache
+
+
+class Group(nn.Module):
+    """One repetition of the layer pattern: the body of the scan over layers."""
+    cfg: ModelConfig
+    kinds: tuple
+
+    @nn.compact
+    def __call__(self, carry, segment_ids_BL, rope):
+        x_BLD, cache, layer = carry
+        for i, kind in enumerate(self.kinds):
+            x_BLD, cache = Block(self.cfg, kind, name=f'layer_{i}')(
+                x_BLD, segment_ids_BL, rope, cache, layer + i)
+        return (x_BLD, cache, layer + len(self.kinds)), None
+
+
+class Stack(nn.Module):
+    """All layers and the final norm."""
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BLD, segment_ids_BL, rope, cache):
+        cfg, carry = self.cfg, (x_BLD, cache, 0)
+        group = _remat(Group, cfg.remat)
+        if cfg.num_groups:
+            scan = nn.scan(group, variable_axes={'params': 0, 'intermediates': 0},
+                           split_rngs={'params': True}, in_axes=nn.broadcast,
+                           length=cfg.num_groups)
+            carry, _ = scan(cfg, cfg.layer_pattern, name='layers')(carry, segment_ids_BL, rope)
+        if cfg.tail:
+            carry, _ = group(cfg, cfg.tail, name='tail')(carry, segment_ids_BL, rope)
+        x_BLD, cache, _ = carry
+        return Norm(cfg.norm, cfg.norm_eps, cfg.norm_unit_offset, name='final_norm')(x_BLD), cache
+
+
+def _remat(module, name):
+    if name == 'none':
+        return module
+    # 'dots' keeps the results of weight matmuls and recomputes the rest; 'full' keeps only x.
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if name == 'dots' else None
+    return nn.remat(module, policy=policy, prevent_cse=False)
+
+
+def init(key, cfg):
+    """Random parameters, all float32: {'embed', 'layers', ['tail',] 'final_norm', ['head']}."""
+    stack_key, token_key, position_key, head_key = jax.random.split(key, 4)
+    table = scaled_normal(cfg.d_model)
+    embed = {'tokens': table(token_key, (cfg.vocab_size, cfg.d_model), jnp.float32)}
+    if cfg.positions == 'learned':
+        embed['positions'] = table(position_key, (cfg.max_seq_len, cfg.d_model), jnp.float32)
+    mesh = jax.sharding.get_abstract_mesh()
+    B = 1 if mesh.empty else batch_ways(mesh)  # a batch that divides; only its shape matters
+    x_BLD = jnp.zeros((B, 2, cfg.d_model), jnp.float32)
+    segment_ids_BL = jnp.ones((B, 2), jnp.int32)
+    stack = Stack(cfg).init(stack_key, x_BLD, segment_ids_BL,
+                            rope_tables(cfg, positions(segment_ids_BL)), None)['params']
+    params = {'embed': embed} | dict(stack)
+    if not cfg.tie_embeddings:
+        params['head'] = {'kernel': table(head_key, (cfg.vocab_size, cfg.d_model), jnp.float32)}
+    return params
+
+
+def param_axes(params):
+    """The tree of logical axes of `params` (or of their shapes)."""
+    def axes(path, leaf):
+        names = [entry.key for entry in path]
+        found = PARAM_AXES['/'.join(names[-2:])]
+        return ('layers',) * (names[0] == 'layers') + found
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def positions(segment_ids_BL):
+    """Position of each token in its own segment, [B, L] int32; right for packing and any padding."""
+    L = segment_ids_BL.shape[1]
+    index_BL = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32)[None], segment_ids_BL.shape)
+    starts = segment_ids_BL[:, 1:] != segment_ids_BL[:, :-1]
+    start_BL = jnp.where(jnp.pad(starts, ((0, 0), (1, 0))), index_BL, 0)
+    return index_BL - jax.lax.cummax(start_BL, axis=1)
+
+
+def rope_tables(cfg, positions_BL):
+    """{layer kind: (cos, sin)}, computed once for all layers."""
+    return {kind: rope_table(positions_BL, rope_frequencies(cfg.rope, cfg.attention.head_dim, kind))
+            for kind in sorted(set(cfg.layer_pattern)) if cfg.positions == 'rope'}
+
+
+def compute_params(params, cfg):
+    """Parameters in the compute dtype: matrices are cast once, norms and biases stay float32."""
+    dtype = jnp.dtype(cfg.dtype)
+    cast = lambda path, x: x.astype(dtype) if path[-1].key in ('kernel', 'tokens', 'positions') else x
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def embed(params, cfg, tokens_BL, positions_BL):
+    """Token embeddings (times sqrt(D)), plus learned or sinusoidal positions: [B, L, D]."""
+    # The table is gathered over fsdp before the look-up, so that only `vocab` is split in it.
+    tokens_VD = constrain(params['embed']['tokens'].astype(cfg.dtype), 'vocab', None)
+    x_BLD = tokens_VD[tokens_BL]
+    if cfg.embedding_scale:
+        x_BLD = x_BLD * jnp.asarray(cfg.d_model ** 0.5, x_BLD.dtype)
+    if cfg.positions == 'learned':
+        x_BLD = x_BLD + params['embed']['positions'].astype(cfg.dtype)[positions_BL]
+    if cfg.positions == 'sinusoidal':
+        x_BLD = x_BLD + sinusoids(positions_BL, cfg.d_model).astype(x_BLD.dtype)
+    return constrain(x_BLD, 'batch', 'seq', 'd_model')
+
+
+def apply_stack(params, cfg, x_BLD, positions_BL, segment_ids_BL, cache=None, capture=False):
+    """All layers and the final norm over embedded tokens.
+
+    Returns (hidden_BLD, cache), or with `capture` (hidden_BLD, intermediates): the queries and keys
+    of every layer.
+    """
+    stack = {name: params[name] for name in ('layers', 'tail', 'final_norm') if name in params}
+    args = x_BLD, segment_ids_BL, rope_tables(cfg, positions_BL), cache
+    if capture:
+        (hidden_BLD, _), seen = Stack(cfg).apply({'params': stack}, *args, mutable='intermediates')
+        return hidden_BLD, seen['intermediates']
+    return Stack(cfg).apply({'params': stack}, *args)
+
+
+def apply_hidden(params, cfg, tokens_BL, *, positions_BL=None, segment_ids_BL=None):
+    """Hidden states after the final norm.
+
+    Args:
+      tokens_BL: int32.
+      positions_BL: int32; default: counted in each segment, so that left and right padding and
+        packing need nothing more.
+      segment_ids_BL: int32, 0 = padding; tokens see only their own segment. Default: all ones.
+
+    Returns:
+      [B, L, D] in the compute dtype.
+    """
+    if segment_ids_BL is None:
+        segment_ids_BL = jnp.ones(tokens_BL.shape, jnp.int32)
+    if positions_BL is None:
+        positions_BL = positions(segment_ids_BL)
+    params = compute_params(params, cfg)
+    x_BLD = embed(params, cfg, tokens_BL, positions_BL)
+    return apply_stack(params, cfg, x_BLD, positions_BL, segment_ids_BL)[0]
+
+
+def unembed_matrix(params, cfg):
+    """[V, D] in the compute dtype: the head, or the token embeddings where they are tied."""
+    table = params['embed']['tokens'] if cfg.tie_embeddings else params['head']['kernel']
+    return table.astype(cfg.dtype)
+
+
+def unembed(params, cfg, hidden_BLD):
+    """Logits [B, L, V] in float32, soft-capped where the model says so."""
+    logits_BLV = jnp.einsum('BLD,VD->BLV', hidden_BLD, unembed_matrix(params, cfg),
+                            preferred_element_type=jnp.float32)
+    if cfg.logit_softcap:
+        logits_BLV = cfg.logit_softcap * jnp.tanh(logits_BLV / cfg.logit_softcap)
+    return constrain(logits_BLV, 'batch', 'seq', 'vocab')
+
+
+def apply(params, cfg, tokens_BL, **kwargs):
+    """Logits [B, L, V] in float32; arguments as `apply_hidden`. For training use the chunked loss."""
+    return unembed(params, cfg, apply_hidden(params, cfg, tokens_BL, **kwargs))
+
+
+def num_params(params):
+    return sum(x.size for x in jax.tree.leaves(params))

@@ -1,0 +1,214 @@
+"""Line charts as inline SVG whose colours come from the page's style, light or dark."""
+
+import dataclasses
+import math
+import statistics
+
+from jaxllm.report import page
+
+WIDTH, HEIGHT = 400, 236
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 40
+COLOURS = 8
+MARKS_DRAWN = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A curve of points (x, y); drawn faint (noise behind a trend) or with dots (few points)."""
+    label: str
+    points: tuple
+    colour: int = 0
+    faint: bool = False
+    dots: bool = False
+
+    @property
+    def style(self):
+        """CSS classes: colour, and dashes once the colours repeat."""
+        dashed = ' dashed' if self.colour >= COLOURS else ''
+        return f'k{self.colour % COLOURS}{dashed}'
+
+
+def smooth(points):
+    """Exponential moving average whose memory grows with the step, so that it lags little early.
+
+    s_t = s_{t-1} + (y_t - s_{t-1}) / span_t, span_t = t / 10, between 1 and a 40th of the points.
+    """
+    result, longest = [], max(len(points) / 40, 1.)
+    mean = 0.
+    for t, (x, y) in enumerate(points):
+        mean += (y - mean) / min(max(t / 10, 1.), longest)
+        result.append((x, mean))
+    return tuple(result)
+
+
+def thin(points, limit=400):
+    """About `limit` points: the lowest and the highest of every stretch, and the last one."""
+    if len(points) <= limit:
+        return tuple(points)
+    size = math.ceil(2 * len(points) / limit)
+    kept = []
+    for start in range(0, len(points), size):
+        stretch = points[start:start + size]
+        ends = {min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])}
+        kept.extend(sorted(ends))
+    return tuple(kept) if kept[-1] == points[-1] else (*kept, points[-1])
+
+
+def linear_ticks(low, high, count=5):
+    """Round numbers in [low, high], about `count` of them."""
+    raw = (high - low) / count
+    power = 10. ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def log_ticks(low, high):
+    """Powers of ten in [low, high]; with 2 and 5 between them where there are few."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1,) if len(decades) > 4 else (1, 2, 5)
+    ticks = [m * 10. ** d for d in decades for m in factors]
+    ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+    return ticks if len(ticks) > 1 else linear_ticks(low, high, 3)
+
+
+def tick_label(value):
+    """'0', '0.25', '3e-4', '20k'."""
+    if value == 0:
+        return '0'
+    if abs(value) >= 1000:
+        return page.short(value)
+    if abs(value) < 0.01:
+        mantissa, power = f'{value:.3e}'.split('e')
+        return f'{float(mantissa):g}e{int(power)}'
+    return f'{value:.4g}'
+
+
+def _limits(lines, log_y, from_zero):
+    """Range of y: the whole of the main lines; of the faint ones the middle 99 %."""
+    values = []
+    for line in lines:
+        ys = sorted(y for _, y in line.points)
+        cut = len(ys) // 200 if line.faint else 0
+        values.extend((ys[cut], ys[len(ys) - 1 - cut]))
+    low, high = min(values), max(values)
+    if log_y:
+        return low / 1.15, high * 1.15
+    low = min(low, 0.) if from_zero else low
+    pad = 0.05 * (high - low) or 0.05 * abs(high) or 1.
+    return (low if from_zero and low == 0 else low - pad), high + pad
+
+
+def _path(points, to_x, to_y):
+    return 'M' + 'L'.join(f'{to_x(x):.1f} {to_y(y):.1f}' for x, y in points)
+
+
+def _grid(x_ticks, y_ticks, to_x, to_y):
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    parts = []
+    for y in y_ticks:
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{to_y(y):.1f}" '
+                     f'y2="{to_y(y):.1f}"/><text x="{LEFT - 7}" y="{to_y(y) + 4:.1f}" '
+                     f'text-anchor="end">{tick_label(y)}</text>')
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    for x in x_ticks:
+        parts.append(f'<line class="axis" x1="{to_x(x):.1f}" x2="{to_x(x):.1f}" y1="{bottom}" '
+                     f'y2="{bottom + 4}"/><text x="{to_x(x):.1f}" y="{bottom + 17}" '
+                     f'text-anchor="middle">{tick_label(x)}</text>')
+    return ''.join(parts)
+
+
+def _curve(line, to_x, to_y):
+    faint = ' faint' if line.faint else ''
+    shown = '' if len(line.points) == 1 else (
+        f'<path class="curve {line.style}{faint}" d="{_path(line.points, to_x, to_y)}"/>')
+    if line.dots and len(line.points) <= 40 or len(line.points) == 1:
+        shown += ''.join(f'<circle class="dot {line.style}" cx="{to_x(x):.1f}" cy="{to_y(y):.1f}" '
+                         f'r="3.5"><title>{x:,}: {y:.4g}</title></circle>'
+                         for x, y in line.points)
+    return shown
+
+
+def _marks(marks, to_x):
+    bottom = HEIGHT - BOTTOM
+    marks = marks[::math.ceil(len(marks) / MARKS_DRAWN)] if marks else ()
+    return ''.join(
+        f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>'
+        f'<path class="mark-head" d="M{x - 4.5:.1f} {TOP - 5}h9l-4.5 8z"/>'
+        for x in map(to_x, marks))
+
+
+def _legend(lines, marks, marks_label):
+    items = []
+    for line in lines:
+        faint = ' faint' if line.faint else ''
+        last = '' if line.faint else f' <b class="num">{tick_label(line.points[-1][1])}</b>'
+        items.append(f'<li><i class="{line.style}{faint}"></i>{page.escape(line.label)}{last}</li>')
+    if marks:
+        items.append(f'<li><i class="kw dashed"></i>{page.escape(marks_label)} '
+                     f'<b class="num">{len(marks)}</b></li>')
+    return f'<ul class="legend">{"".join(items)}</ul>' if len(items) > 1 else ''
+
+
+def chart(title, unit, lines, x_label='step', log_y=False, from_zero=False, marks=(),
+          marks_label=''):
+    """A figure with axes, ticks, a legend with last values, and perhaps marked places.
+
+    Args:
+        title, unit: text above the figure.
+        lines: Lines; empty ones are left out.
+        x_label: text under the axis.
+        log_y: logarithmic; points <= 0 are left out.
+        from_zero: the y axis starts at 0.
+        marks: values of x to mark with a vertical line.
+        marks_label: what they are, for the legend.
+
+    Returns:
+        HTML; '' when no line has a point.
+    """
+    lines = [dataclasses.replace(line, points=thin([
+        (x, y) for x, y in line.points if math.isfinite(y) and (y > 0 or not log_y)]))
+        for line in lines]
+    lines = [line for line in lines if line.points]
+    if not lines:
+        return ''
+    xs = [x for line in lines for x, _ in line.points] + list(marks)
+    x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
+    y_low, y_high = _limits(lines, log_y, from_zero)
+    scale = math.log10 if log_y else float
+    to_x = lambda x: LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+    to_y = lambda y: HEIGHT - BOTTOM - (scale(y) - scale(y_low)) / (
+        scale(y_high) - scale(y_low)) * (HEIGHT - BOTTOM - TOP)
+    x_ticks = [x for x in linear_ticks(x_low, x_high) if x == int(x)]
+    y_ticks = log_ticks(y_low, y_high) if log_y else linear_ticks(y_low, y_high)
+    clip = page.slug(f'clip-{title}')
+    return (
+        f'<figure class="card"><h3>{page.escape(title)} <small>{page.escape(unit)}</small></h3>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{page.escape(title)}">'
+        f'<clipPath id="{clip}"><rect x="{LEFT - 5}" y="{TOP - 6}" width="{WIDTH - LEFT + 5}" '
+        f'height="{HEIGHT - TOP - BOTTOM + 9}"/></clipPath>'
+        f'{_grid(x_ticks, y_ticks, to_x, to_y)}{_marks(marks, to_x)}'
+        f'<g clip-path="url(#{clip})">{"".join(_curve(line, to_x, to_y) for line in lines)}</g>'
+        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">'
+        f'{page.escape(x_label)}</text>'
+        f'</svg>{_legend(lines, marks, marks_label)}</figure>')
+
+
+def trend(points, ignore=()):
+    """A noisy series as two lines: faint as it is, and its moving average.
+
+    Args:
+        points: (x, y); those that are not finite are left out.
+        ignore: values of x that the average passes over.
+    """
+    points = tuple(point for point in points if math.isfinite(point[1]))
+    if len(points) < 20:
+        return [Line('measured', points)]
+    usual = tuple(point for point in points if point[0] not in frozenset(ignore))
+    return [Line('measured', points, faint=True), Line('smoothed', smooth(usual))]
+
+
+def median(values):
+    """Median of the finite values, or None."""
+    values = [value for value in values if math.isfinite(value)]
+    return statistics.median(values) if values else None

@@ -1,0 +1,79 @@
+"""Writes report.html, the one page that tells what a run was, from the files of its directory."""
+
+import os
+import pathlib
+
+from jaxllm.report import files, page, sections
+from jaxllm.report.page import Section
+
+
+def write_report(workdir, extra=()):
+    """Writes workdir/report.html; the run may still be going on.
+
+    Args:
+        workdir: the run's directory.
+        extra: further Sections of a stage, shown after the samples.
+
+    Returns:
+        The path of the report: one file that needs no other and no network.
+
+    Raises:
+        InputError: the directory is missing, empty of a run's files, or one of them is broken.
+    """
+    path = pathlib.Path(workdir) / 'report.html'
+    text = render(files.read_run(workdir), extra)
+    # Someone may be looking at the old one: replace it at once.
+    partial = path.with_suffix('.html.tmp')
+    partial.write_text(text, encoding='utf-8', errors='replace')
+    os.replace(partial, path)
+    return path
+
+
+def render(run, extra=()):
+    """The report of a files.Run as one HTML string."""
+    return page.page(
+        title(run), subtitle(run),
+        [Section('Results', sections.headline(run.train, run.evals, run.perf)),
+         Section('Notes', sections.notes(run.notes, run.train)),
+         Section('Curves', sections.curves(run.train, run.evals, run.perf)),
+         Section('Samples', sections.samples(run.samples)),
+         *extra,
+         Section('Data', sections.data(run.data)),
+         Section('Tokenizer', sections.fertility(run.fertility)),
+         Section('Config', sections.config(run.config)),
+         Section('Lineage', sections.lineage(run.lineage))],
+        footer='Made by jaxllm from the files of the run directory.')
+
+
+def title(run):
+    """'pretrain: my_run'."""
+    stage = files.lookup(run.config, 'stage')
+    return f'{str(stage).rsplit(".", 1)[-1]}: {run.name}' if stage else run.name
+
+
+def subtitle(run):
+    """What was built, and with what, as far as the files say."""
+    parts = []
+    if count := files.find(run.lineage, 'num_params') or files.find(run.config, 'num_params'):
+        parts.append(f'{page.short(count)} parameters')
+    model = files.lookup(run.config, 'model') or {}
+    shape = [f'{name} {model[key]:,}' for key, name in (
+        ('num_layers', 'layers'), ('d_model', 'width'), ('vocab_size', 'vocabulary'))
+        if isinstance(model.get(key), int)]
+    parts.extend([', '.join(shape)] if shape else [])
+    parts.append(progress(run))
+    versions = [f'{name.capitalize() if name == "python" else name} {version}'
+                for name in ('python', 'jax')
+                if isinstance(version := files.find(run.lineage, name), str)]
+    parts.extend([', '.join(versions)] if versions else [])
+    return ' · '.join(parts)
+
+
+def progress(run):
+    """How far the run is."""
+    if not run.train:
+        return 'no step recorded yet'
+    step, total = run.train[-1]['step'], files.lookup(run.config, 'train.steps')
+    if not isinstance(total, int) or step >= total:
+        return f'{step:,} steps'
+    return f'step {step:,} of {total:,}'

@@ -1,0 +1,131 @@
+"""From the data and tokenizer sections of a config to a tokenizer and token stores on disk."""
+
+import dataclasses
+import fcntl
+import hashlib
+import itertools
+import json
+import shutil
+
+from jaxllm.config import section, write_atomic
+from jaxllm.data import fertility, tokenizer as tokenizers
+from jaxllm.data.records import Rejects, SourceSpec, read_source
+from jaxllm.data.store import TokenStore, write_store
+from jaxllm.errors import InputError
+from jaxllm.train.progress import stage as say
+
+_FERTILITY_DOCUMENTS = 500  # per source: enough for two digits
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    kind: str        # bpe, byte, char, or file (an existing tokenizer.json or run)
+    vocab_size: int
+    path: str        # of kind 'file'
+    max_bytes: int   # text that BPE merges are learned from, at most
+
+    def __post_init__(self):
+        if self.kind not in ('bpe', 'byte', 'char', 'file'):
+            raise InputError(f'tokenizer.kind={self.kind!r} is unknown; use bpe, byte, char or file')
+        if (self.kind == 'file') != bool(self.path):
+            raise InputError(f'tokenizer.kind={self.kind!r} with tokenizer.path={self.path!r}; a '
+                             "path goes with kind 'file', and only with it")
+
+
+def source_specs(data):
+    """SourceSpecs of `config.data.sources`."""
+    if not data.sources:
+        raise InputError('config.data.sources is empty; add one with a path')
+    return [section(SourceSpec, {'name': name, **spec}, f'data.sources.{name}')
+            for name, spec in data.sources.items()]
+
+
+def make_tokenizer(config, specs, folder):
+    """Loads the tokenizer in `folder`, or makes it there: trained on `specs`, or copied.
+
+    Also writes fertility.json: tokens per word and bytes per token of each source.
+    """
+    with _one_builder(folder):
+        if (folder / 'fertility.json').exists():
+            return tokenizers.load(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        texts = (document.text for spec in specs for document in read_source(spec, Rejects()))
+        if config.kind == 'bpe':
+            say(f'training a BPE tokenizer of {config.vocab_size:,} tokens ...')
+            tokenizer = tokenizers.train_bpe(texts, config.vocab_size, config.max_bytes)
+        elif config.kind == 'char':
+            tokenizer = tokenizers.char_tokenizer(texts, config.vocab_size)
+        elif config.kind == 'byte':
+            tokenizer = tokenizers.byte_tokenizer()
+        else:
+            tokenizer = tokenizers.load(config.path)
+        tokenizer.save(folder)
+        sample = [document for spec in specs for document in itertools.islice(
+            read_source(spec, Rejects()), _FERTILITY_DOCUMENTS)]
+        rows = fertility.fertility(sample, tokenizer)
+        write_atomic(folder / 'fertility.json', json.dumps(rows, indent=1))
+        say(fertility.table(rows))
+        return tokenizer
+
+
+def make_stores(data, specs, tokenizer, folder):
+    """{source name: TokenStore} in `folder`, built where they are missing.
+
+    Malformed records go to rejects.jsonl; more than `data.max_reject_share` of a source is an
+    InputError. A store that was damaged since it was built is an InputError too.
+    """
+    stores = {}
+    with _one_builder(folder):
+        for spec in specs:
+            source = hashlib.sha256(json.dumps(dataclasses.asdict(spec)).encode()).hexdigest()[:16]
+            target = folder / 'stores' / spec.name
+            if not target.exists():
+                say(f'tokenizing {spec.name} ...')
+                rejects = Rejects(folder / f'rejects-{spec.name}.jsonl')
+                write_store(_checked(spec, rejects, data.max_reject_share), tokenizer, target,
+                            holdout_share=data.holdout_share, source_fingerprint=source)
+                write_atomic(folder / f'rejects-{spec.name}.json', json.dumps(rejects.summary()))
+            stores[spec.name] = store = TokenStore.open(target)
+            if store.train.tokenizer_fingerprint != tokenizer.fingerprint:
+                raise InputError(f'{target} was built with another tokenizer; delete '
+                                 f'{folder / "stores"} to build it again')
+    return stores
+
+
+def _checked(spec, rejects, max_share):
+    """The documents of a source; checks the share of rejects before the store is closed."""
+    yield from read_source(spec, rejects)
+    rejects.check(max_share)
+
+
+def summary(specs, stores, source, num_steps, folder):
+    """One row per source for the report: what there is, its share, how often it is read."""
+    epochs = source.epochs(num_steps)
+    rows = []
+    for spec in specs:
+        store = stores[spec.name]
+        both = store.train, store.validation
+        rejects = json.loads((folder / f'rejects-{spec.name}.json').read_text())
+        rows.append({
+            'source': spec.name, 'path': spec.path, 'license': spec.license,
+            'documents': sum(split.num_documents for split in both),
+            'tokens': sum(split.num_tokens for split in both),
+            'bytes': int(sum(split.text_bytes.sum() for split in both)),
+            'share': source.shares[spec.name], 'epochs': epochs[spec.name], 'rejects': rejects})
+    return rows
+
+
+class _one_builder:
+    """A lock on a folder across the processes of a machine: the first builds, the others find it
+    built. On machines that share no disk, each builds its own copy, the same one."""
+
+    def __init__(self, folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._path = folder.parent / f'.{folder.name}.lock'
+
+    def __enter__(self):
+        self._file = open(self._path, 'w', encoding='utf-8')
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_):
+        self._file.close()

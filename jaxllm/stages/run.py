@@ -1,0 +1,92 @@
+"""The verb `run`: starts the processes, claims the run directory, and hands over to the stage."""
+
+import contextlib
+import fcntl
+import importlib
+import os
+import pathlib
+
+import jax
+
+from jaxllm import config as configs
+from jaxllm.errors import InputError
+from jaxllm.report.run import write_report
+from jaxllm.train.loop import Interrupted
+from jaxllm.train.progress import stage as say
+
+
+def cache_dir():
+    """Where datasets and compiled programs are kept between runs: $JAXLLM_CACHE or ~/.cache."""
+    return pathlib.Path(os.environ.get('JAXLLM_CACHE', '~/.cache/jaxllm')).expanduser()
+
+
+def start_jax(coordinator='', num_processes=1, process_id=0):
+    """Joins the other processes, if any, and turns on the cache of compiled programs."""
+    if coordinator:
+        if jax.config.jax_platforms == 'cpu':
+            jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    elif os.environ.get('TPU_WORKER_HOSTNAMES', '').count(','):
+        jax.distributed.initialize()
+    if jax.process_index() == 0:
+        jax.config.update('jax_compilation_cache_dir', str(cache_dir() / 'xla'))
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
+
+
+@contextlib.contextmanager
+def locked(workdir):
+    """Only one run at a time writes to a directory; process 0 holds the lock for all of its run."""
+    if jax.process_index():
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / '.lock', 'a+', encoding='utf-8') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise InputError(f'{workdir} is in use by process {file.read().strip() or "?"}; wait '
+                             'for it to end, or use another --workdir') from error
+        file.truncate(0)
+        file.write(f'{os.getpid()}\n')
+        file.flush()
+        yield
+
+
+def stage_of(config):
+    """The module that `config.stage` names."""
+    if 'stage' not in config:
+        raise InputError('the config has no `stage`; set e.g. config.stage = '
+                         "'jaxllm.stages.pretrain'")
+    try:
+        return importlib.import_module(config.stage)
+    except ModuleNotFoundError as error:
+        if error.name != config.stage:
+            raise
+        raise InputError(f'config.stage={config.stage!r} is no module; expected e.g. '
+                         "'jaxllm.stages.pretrain'") from error
+
+
+def run(args, overrides):
+    """Runs the stage of a config, or prints what it would do. Raises SystemExit on a signal."""
+    config = configs.load(overrides)
+    stage = stage_of(config)
+    if args.dry_run:
+        start_jax()
+        print(stage.describe(config))
+        return
+    if not args.workdir:
+        raise InputError('no run directory; use --workdir=DIR, e.g. --workdir=runs/base')
+    start_jax(args.coordinator, args.num_processes, args.process_id)
+    workdir = pathlib.Path(args.workdir).resolve()
+    with locked(workdir):
+        if jax.process_index() == 0:
+            configs.claim_workdir(workdir, config)
+        try:
+            stage.run(config, workdir)
+        except Interrupted as stop:
+            say(f'jaxllm: {stop}')
+            raise SystemExit(stop.code) from None
+        finally:
+            if jax.process_index() == 0 and (workdir / 'metrics.jsonl').exists():
+                say(f'report: {write_report(workdir)}')

@@ -1,0 +1,126 @@
+"""The wiring that every training stage shares: state, compiled step, checkpoints, writers, loop."""
+
+import platform
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.config import section
+from jaxllm.errors import InputError
+from jaxllm.models import transformer
+from jaxllm.sharding import (ShardingConfig, batch_shardings, batch_ways, make_mesh, replicated,
+                             shardings)
+from jaxllm.train import flops, loop, optim
+from jaxllm.train.checkpoint import Checkpoints
+from jaxllm.train.metrics import Metrics
+from jaxllm.train.progress import Progress
+from jaxllm.train.state import create, state_shardings
+from jaxllm.train.step import GuardConfig, guard_state, make_train_step
+
+
+class Trainer:
+    """Everything about a training run that is known before it starts; compiles nothing.
+
+    Attributes:
+      mesh, optimizer, state_shape, state_shardings, step: see the modules of those names.
+    """
+
+    def __init__(self, config, model, objective):
+        train = config.train
+        self.config, self.model = config, model
+        self.mesh = make_mesh(section(ShardingConfig, config.sharding, 'sharding'))
+        self._check_batch(train.batch_size, train.accum)
+        self.optim = section(optim.OptimConfig, config.optim, 'optim')
+        self.guard = section(GuardConfig, train.guard, 'train.guard')
+        self.loop = loop.LoopConfig(
+            num_steps=train.num_steps, log_every=train.log_every, eval_every=train.eval_every,
+            sample_every=train.sample_every, save_every=train.save_every,
+            profile_step=train.profile_step)
+        lr = optim.schedule(self.optim, train.num_steps)
+        params = jax.eval_shape(lambda: transformer.init(jax.random.key(0), model))
+        self.num_params = transformer.num_params(params)
+        self.param_shardings = shardings(transformer.param_axes(params), params, self.mesh)
+        self.optimizer = optim.make_optimizer(self.optim, params)
+        self.state_shape = jax.eval_shape(self._new_state, params)
+        self.state_shardings = state_shardings(self.state_shape, self.param_shardings, self.mesh)
+        self.step = make_train_step(
+            objective, self.optimizer, lr, seed=config.seed, accum=train.accum,
+            clip_norm=self.optim.clip_norm, ema_decay=self.optim.ema_decay, guard=self.guard)
+
+    def _check_batch(self, batch_size, accum):
+        if accum < 1:
+            raise InputError(f'train.accum={accum} must be at least 1')
+        ways = batch_ways(self.mesh) * accum
+        if batch_size < 1 or batch_size % ways:
+            shape = {axis: n for axis, n in self.mesh.shape.items() if n > 1}
+            multiple = max(1, round(batch_size / ways)) * ways
+            raise InputError(
+                f'batch_size={batch_size} does not divide over {batch_ways(self.mesh)} data shards '
+                f'(mesh {shape}) times train.accum={accum}; use a multiple of {ways}, e.g. '
+                f'--config.train.batch_size={multiple}')
+
+    def _new_state(self, params):
+        return create(params, self.optimizer, ema=self.optim.ema_decay > 0,
+                      aux={'guard': guard_state(self.guard)})
+
+    def like(self):
+        """The state as ShapeDtypeStructs with shardings."""
+        return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype,
+                                                                     sharding=sharding),
+                            self.state_shape, self.state_shardings)
+
+    def params_like(self):
+        return self.like().trainable
+
+    def init_params(self):
+        """Fresh parameters, each part made where it will live."""
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
+        return jax.jit(lambda: transformer.init(key, self.model),
+                       out_shardings=self.param_shardings)()
+
+    def compile_step(self, batch_shape):
+        """The jitted step for batches shaped like `batch_shape`."""
+        self.batch_shardings = batch_shardings(batch_shape, self.mesh)
+        return jax.jit(self.step, in_shardings=(self.state_shardings, None, self.batch_shardings),
+                       out_shardings=(self.state_shardings, replicated(self.mesh)),
+                       donate_argnums=0)
+
+    def fit(self, workdir, source, hooks, *, params, frozen, data_fingerprint, tokens_per_step,
+            flops_per_token):
+        """Trains, from the newest checkpoint in `workdir` or from params(), and returns the state.
+
+        Raises:
+          InputError: the checkpoint there was made with other data or other shapes.
+        """
+        config, writer = self.config, jax.process_index() == 0
+        checkpoints = Checkpoints(workdir / 'checkpoints', keep_last=config.checkpoint.keep_last)
+        state, restored, repairs = checkpoints.restore(self.like())
+        if state is None:
+            state = jax.jit(self._new_state, out_shardings=self.state_shardings)(params())
+        elif restored['data'] != data_fingerprint:
+            raise InputError(f'{workdir} was trained on other data ({restored["data"]}, now '
+                             f'{data_fingerprint}); use a new --workdir')
+        peak = flops.machine_matmul_peak(jnp.dtype(self.model.dtype)) if writer else 0.0
+        start = int(state.step)
+        metrics = Metrics(workdir, restored['offsets'] if restored else None, writer,
+                          tensorboard=config.metrics.tensorboard,
+                          wandb_project=config.metrics.wandb_project,
+                          context={'python': platform.python_version()})
+        with Progress(self.loop.num_steps, start, enabled=writer) as progress:
+            for repair in repairs:
+                progress.line(repair)
+                metrics.note(start, repair)
+            if start:
+                progress.line(f'going on from step {start:,}')
+            try:
+                return loop.train(
+                    self.compile_step(source.source(0)), state, frozen, source, self.loop,
+                    batch_sharding=self.batch_shardings, checkpoints=checkpoints, metrics=metrics,
+                    progress=progress, hooks=hooks, metadata={'data': data_fingerprint},
+                    start_metadata=restored, max_skips_in_row=self.guard.max_skips_in_row,
+                    tokens_per_step=tokens_per_step,
+                    flops_per_step=flops_per_token * tokens_per_step,
+                    peak_flops=peak, trace_dir=str(workdir / 'profile'))
+            finally:
+                metrics.close()
+                checkpoints.close()

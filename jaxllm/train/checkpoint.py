@@ -1,0 +1,199 @@
+"""Checkpoints of a run: asynchronous, atomic, the best and the last n kept; on Orbax.
+
+A checkpoint holds three trees, so that a consumer reads only what it needs: `params` (the trainable
+parameters), `ema`, and `rest` (step, optimizer state, what objectives adapt); and JSON metadata:
+where the metrics files stood, which data it was.
+"""
+
+import flax.serialization
+import flax.traverse_util
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from jaxllm.errors import InputError, RunError
+
+_policies = ocp.training.preservation_policies
+_NO_METRIC = 1e30  # JSON has no infinity
+
+
+def _plain(tree):
+    """A plain nested dict with string keys and no empty branches, as it stands on disk."""
+    flat = flax.traverse_util.flatten_dict(flax.serialization.to_state_dict(tree))
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+def _split(state):
+    parts = {'params': _plain(state.trainable), 'ema': _plain(state.ema), 'rest': _plain(
+        {'step': state.step, 'opt_state': state.opt_state, 'aux': state.aux})}
+    return {name: tree for name, tree in parts.items() if tree}
+
+
+def _join(parts, like):
+    """The state `like` with the leaves of `parts`."""
+    def fill(old, plain):
+        flat = flax.traverse_util.flatten_dict(
+            flax.serialization.to_state_dict(old), keep_empty_nodes=True)
+        new = flax.traverse_util.flatten_dict(plain)
+        return flax.serialization.from_state_dict(old, flax.traverse_util.unflatten_dict(
+            {key: new.get(key, value) for key, value in flat.items()}))
+    rest = fill({'step': like.step, 'opt_state': like.opt_state, 'aux': like.aux}, parts['rest'])
+    return like.replace(trainable=fill(like.trainable, parts['params']),
+                        ema=fill(like.ema, parts['ema']) if 'ema' in parts else like.ema, **rest)
+
+
+class Checkpoints:
+    """The checkpoints in `folder`. One writer at a time; every process of a run takes part."""
+
+    def __init__(self, folder, *, keep_last=2):
+        if keep_last < 1:
+            raise InputError(f'checkpoint.keep_last={keep_last} must be at least 1')
+        self._folder = epath.Path(folder)
+        self._keep_last = keep_last
+        self._pending = None
+        self._open()
+
+    def _open(self):
+        self._orbax = ocp.training.Checkpointer(
+            self._folder,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=_policies.AnyPreservationPolicy([
+                _policies.LatestN(self._keep_last),
+                _policies.BestN(get_metric_fn=lambda m: m['metric'], reverse=True, n=1)]),
+            cleanup_tmp_directories=True)
+
+    @property
+    def steps(self):
+        """Steps of all complete checkpoints, in order."""
+        return [checkpoint.step for checkpoint in self._orbax.checkpoints]
+
+    def save(self, state, *, metadata, metric=None):
+        """Starts to save `state` under its step; the one before is waited for.
+
+        Args:
+          metadata: JSON, given back by `restore`.
+          metric: what `best` is the lowest of; None = no rank.
+        """
+        self.wait()
+        step = int(state.step)
+        try:
+            self._pending = step, self._orbax.save_checkpointables_async(
+                step, _split(state), custom_metadata=metadata, force=True,
+                metrics={'metric': _NO_METRIC if metric is None else float(metric)})
+        except (OSError, ValueError) as error:
+            raise self._failed(step, error) from error
+
+    def wait(self):
+        """Waits until the last save is complete. Raises RunError if it failed."""
+        if self._pending is None:
+            return
+        step, response = self._pending
+        self._pending = None
+        try:
+            response.result()
+        except (OSError, ValueError) as error:
+            raise self._failed(step, error) from error
+
+    def _failed(self, step, error):
+        kept = ', '.join(map(str, self.steps)) or 'none'
+        return RunError(f'saving step {step} to {self._folder} failed: {_first_line(error)}; '
+                        f'checkpoints of steps {kept} are intact: free space, then run the same '
+                        'command again to go on from there')
+
+    def restore(self, like, *, step=None):
+        """The newest readable checkpoint (or that of `step`).
+
+        Args:
+          like: a TrainState of ShapeDtypeStructs with shardings; any mesh will do.
+
+        Returns:
+          (state, metadata, repairs): `repairs` says in words which newer checkpoints could not be
+          read and were set aside as `damaged-<step>`; state is None if there is no checkpoint.
+
+        Raises:
+          InputError: a checkpoint whose arrays have other names or shapes than `like`.
+        """
+        repairs = []
+        for candidate in [step] if step is not None else self.steps[::-1]:
+            parts = _split(like)
+            try:
+                found = self._orbax.checkpointables_metadata(candidate)
+                _check(self._folder, candidate, parts, found.metadata)
+                loaded = self._orbax.load_checkpointables(candidate, parts)
+                return _join(loaded, like), found.custom_metadata, repairs
+            except InputError:
+                raise
+            except Exception as error:  # whatever a damaged file makes the reader raise
+                repairs.append(self._set_aside(candidate, error))
+        if repairs:
+            raise InputError('; '.join(repairs) + '; no readable checkpoint is left: delete '
+                             f'{self._folder} to start the run from its beginning')
+        return None, None, repairs
+
+    def _set_aside(self, step, error):
+        """Moves a checkpoint that cannot be read out of the way; says so."""
+        if jax.process_index() == 0:
+            target = self._folder.parent / f'damaged-{step}'
+            if target.exists():
+                target.rmtree()
+            (self._folder / str(step)).rename(target)
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+            multihost_utils.sync_global_devices(f'set aside {step}')
+        self._orbax.close()
+        self._open()
+        return (f'checkpoint {step} could not be read ({_first_line(error)}) and was set aside as '
+                f'damaged-{step}')
+
+    def close(self):
+        self.wait()
+        self._orbax.close()
+
+
+def best_step(orbax):
+    """Step of the complete checkpoint with the lowest metric; the later of equals."""
+    return min(orbax.checkpoints, key=lambda c: (c.metrics['metric'], -c.step)).step
+
+
+def _check(folder, step, wanted, found):
+    """Raises InputError for the first array that `found` has in another shape, or lacks."""
+    for part, tree in wanted.items():
+        has = {key: tuple(leaf.shape) for key, leaf in
+               flax.traverse_util.flatten_dict(found.get(part, {})).items()}
+        needs = {key: tuple(leaf.shape)
+                 for key, leaf in flax.traverse_util.flatten_dict(tree).items()}
+        for key in sorted(needs.keys() | has.keys()):
+            if needs.get(key) != has.get(key):
+                raise InputError(
+                    f'checkpoint {folder}/{step} does not fit this config: '
+                    f'{part}/{"/".join(key)} is {has.get(key, "absent")} there and '
+                    f'{needs.get(key, "absent")} here; use the config it was made with, or a '
+                    'new --workdir')
+
+
+def load_params(folder, like, *, step=None, part='params'):
+    """Parameters alone of the checkpoint `step` (default: the best) in `folder`.
+
+    Args:
+      like: tree of ShapeDtypeStructs with shardings.
+      part: 'params' or 'ema'.
+
+    Raises:
+      InputError: no checkpoint there, or one of other shapes.
+    """
+    if not epath.Path(folder).exists():
+        raise InputError(f'{folder} does not exist, so there is no model to load; check the run '
+                         'directory, or train it first')
+    orbax = ocp.training.Checkpointer(folder)
+    if not orbax.checkpoints:
+        raise InputError(f'{folder} holds no complete checkpoint; let the run save one first')
+    step = best_step(orbax) if step is None else step
+    wanted = {part: _plain(like)}
+    _check(folder, step, wanted, orbax.checkpointables_metadata(step).metadata)
+    loaded = orbax.load_checkpointables(step, wanted)[part]
+    orbax.close()
+    return loaded, step
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

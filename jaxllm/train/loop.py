@@ -1,0 +1,211 @@
+"""The one training loop. All side effects of training happen here and in the writers it is given.
+
+Order at each step: evaluate, sample, save, take the next batch, step. Metrics of a step are fetched
+after the next one was dispatched, so that the accelerator never waits for Python. A save drains
+them first, so that a resumed run writes the same lines as one that was never interrupted.
+"""
+
+import dataclasses
+import signal
+import time
+
+import jax
+
+from jaxllm.errors import GuardStop, InputError
+from jaxllm.train import flops
+from jaxllm.train.progress import duration
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How long, and how often what happens, in steps. 0 = never, except at the end."""
+    num_steps: int
+    log_every: int
+    eval_every: int
+    sample_every: int
+    save_every: int
+    profile_step: int      # a profiler trace of three steps from here on; 0 = none
+
+    def __post_init__(self):
+        if self.num_steps < 1:
+            raise InputError(f'train.num_steps={self.num_steps} must be at least 1')
+        if self.log_every < 1:
+            raise InputError(f'train.log_every={self.log_every} must be at least 1')
+        for name in ('eval_every', 'sample_every', 'save_every', 'profile_step'):
+            if getattr(self, name) < 0:
+                raise InputError(f'train.{name}={getattr(self, name)} must not be negative')
+
+    def due(self, every, step):
+        return step == self.num_steps or (every > 0 and step % every == 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What the loop calls without knowing what it does."""
+    evaluate: object   # evaluate(state) -> {name: float}; 'val/loss' ranks checkpoints
+    sample: object     # sample(state) -> list of dicts
+    on_note: object = lambda text: None  # told of skips and repairs
+
+
+class Interrupted(Exception):
+    """SIGTERM or SIGINT arrived and the state was saved. `code` is the process's exit code."""
+
+    def __init__(self, signum, step):
+        super().__init__(f'stopped by {signal.Signals(signum).name} at step {step:,}, which is '
+                         'saved; the same command goes on from there')
+        self.code = 128 + signum
+
+
+class StopRequest:
+    """Notices SIGTERM and SIGINT while in scope; a second one acts at once."""
+
+    def __enter__(self):
+        self.signum = 0
+        self._old = {}
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            self._old[signum] = signal.signal(signum, self._notice)
+        return self
+
+    def _notice(self, signum, frame):
+        del frame
+        self.signum = signum
+        signal.signal(signum, self._old[signum])
+
+    def at(self, step):
+        """The signal to stop for before `step`, or 0; the same on every process."""
+        if jax.process_count() == 1:
+            return self.signum
+        from jax.experimental import multihost_utils
+        return signal.SIGTERM * multihost_utils.reached_preemption_sync_point(step)
+
+    def __exit__(self, *_):
+        for signum, handler in self._old.items():
+            signal.signal(signum, handler)
+
+
+class _Pace:
+    """Steps per second and the share of time spent waiting for data, evaluations left out."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.steps, self.waited_s, self.paused_s, self.began = 0, 0.0, 0.0, time.monotonic()
+
+    def take(self):
+        busy_s = max(time.monotonic() - self.began - self.paused_s, 1e-9)
+        out = {'step_time_s': busy_s / self.steps, 'data_wait_share': self.waited_s / busy_s}
+        self.reset()
+        return out
+
+
+def train(step_fn, state, frozen, source, config, *, batch_sharding, checkpoints, metrics, progress,
+          hooks, metadata, start_metadata, max_skips_in_row, tokens_per_step,
+          flops_per_step=0.0, peak_flops=0.0, trace_dir=''):
+    """Runs steps state.step .. num_steps - 1 and returns the final state.
+
+    Args:
+      step_fn: compiled (state, frozen, batch) -> (state, metrics); donates `state`.
+      source: `iterate(start)` yields this process's part of batches start, start + 1, ...; or, with
+        `needs_state`, source(step, state) makes each when it is due.
+      batch_sharding: {array name: NamedSharding} of a global batch.
+      metadata: JSON saved with each checkpoint; start_metadata: that of the restored one, or None.
+      max_skips_in_row: GuardStop is raised when the guard skipped this many steps in a row.
+      flops_per_step, peak_flops: for the share of the peak that is used; 0 = not reported.
+
+    Raises:
+      GuardStop: too many skipped steps in a row; the last checkpoint is before them.
+      Interrupted: SIGTERM or SIGINT; the state was saved.
+    """
+    start = int(state.step)
+    fresh = start_metadata is not None and start_metadata['hooks_done']
+    best = start_metadata['metric'] if start_metadata else None
+    batches = None if source.needs_state else source.iterate(start)
+    pending, pace, tracing = None, _Pace(), False
+
+    def drain():
+        nonlocal pending
+        if pending is None:
+            return
+        step, values = pending
+        pending = None
+        values = {name: float(x) for name, x in jax.device_get(values).items()}
+        if values['skipped']:
+            text = (f'step {step} was skipped: gradient norm {values["grad_norm"]:.4g}, loss '
+                    f'{values["loss"]:.4g}')
+            metrics.note(step, text)
+            progress.line(text)
+        if step % config.log_every == 0 or step == config.num_steps or values['skipped']:
+            metrics.train(step, values | {'tokens': step * tokens_per_step})
+            progress.update(step, loss=values['loss'])
+            if pace.steps:
+                perf = pace.take()
+                perf['tokens_per_second'] = tokens_per_step / perf['step_time_s']
+                if peak_flops:
+                    perf['mfu'] = flops_per_step / perf['step_time_s'] / peak_flops
+                metrics.perf(step, perf | {'memory_bytes': flops.memory_bytes(),
+                                           'peak_rss_bytes': flops.peak_rss_bytes()})
+                progress.update(step, tokens_per_s=perf['tokens_per_second'])
+        if values['skips_in_row'] >= max_skips_in_row:
+            checkpoints.wait()
+            raise GuardStop(
+                f'{max_skips_in_row} steps in a row were skipped, the last at step {step} '
+                f'(gradient norm {values["grad_norm"]:.4g}, loss {values["loss"]:.4g}); the last '
+                'checkpoint is intact. Lower --config.optim.lr, or look at the data, and use a new '
+                '--workdir with --config.init_from=<this run>')
+
+    def save(step, hooks_done):
+        checkpoints.save(state, metric=best, metadata=metadata | {
+            'offsets': metrics.offsets(), 'hooks_done': hooks_done, 'metric': best})
+
+    with StopRequest() as stop:
+        for step in range(start, config.num_steps + 1):
+            paused = time.monotonic()
+            signum = stop.at(step)
+            if signum:
+                drain()
+                save(step, hooks_done=False)
+                checkpoints.wait()
+                raise Interrupted(signum, step)
+            if not (fresh and step == start):
+                if config.due(config.eval_every, step):
+                    drain()
+                    values = hooks.evaluate(state)
+                    best = values['val/loss']
+                    metrics.eval(step, values)
+                    progress.update(step, val_bpb=values['val/bits_per_byte'])
+                if config.due(config.sample_every, step):
+                    drain()
+                    for record in hooks.sample(state):
+                        metrics.sample(step, record)
+                        progress.line(f'[{step}] {record["prompt"]}|{record["completion"]!r}')
+                if config.due(config.save_every, step) and step > start:
+                    drain()
+                    save(step, hooks_done=True)
+            pace.paused_s += time.monotonic() - paused
+            if step == config.num_steps:
+                break
+            if step == config.profile_step > 0:
+                jax.profiler.start_trace(trace_dir)
+                tracing = True
+            waiting = time.monotonic()
+            batch = next(batches) if batches else source(step, state)
+            pace.waited_s += time.monotonic() - waiting
+            batch = {name: jax.make_array_from_process_local_data(batch_sharding[name], x)
+                     for name, x in batch.items()}
+            state, values = step_fn(state, frozen, batch)
+            drain()
+            pending = step + 1, values
+            pace.steps += 1
+            if step == start:  # compilation is no part of the pace
+                jax.block_until_ready(values)
+                progress.line(f'compiled in {duration(time.monotonic() - waiting)}')
+                pace.reset()
+            if tracing and step + 1 == min(config.profile_step + 3, config.num_steps):
+                jax.block_until_ready(values)
+                jax.profiler.stop_trace()
+                tracing = False
+                progress.line(f'profiler trace of steps {config.profile_step} to {step} written '
+                              f'to {trace_dir}')
+    checkpoints.wait()
+    return state
