@@ -12,8 +12,8 @@ from jaxllm.models.families import FAMILIES
 
 
 def get_config(arg=''):
-    """`family` and `size` are those of jaxllm/models/families.py; `text` is a path of your own text;
-    `infill` is none, fim or span; `smoke` is the whole path in seconds."""
+    """`family` and `size` are those of jaxllm/models/families.py; `text` is a path
+    of your own text; `infill` is none, fim or span; `smoke` is the whole path in seconds."""
     arg = parse_arg(arg, smoke=False, family='llama', size='5m', text='', infill='none')
     config = ml_collections.ConfigDict()
     config.stage = 'jaxllm.stages.pretrain'

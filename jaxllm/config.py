@@ -66,7 +66,8 @@ def load(argv):
                          'experiments/pretrain.py')
     for arg in argv[1:]:
         if not arg.startswith(('--config=', '--config.')):
-            raise InputError(f'{arg!r} is unknown; overrides look like --config.train.num_steps=100')
+            raise InputError(f'{arg!r} is unknown; overrides look like '
+                             '--config.train.num_steps=100')
         if '=' not in arg:
             raise InputError(f'{arg} has no value; write {arg}=VALUE')
     config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)

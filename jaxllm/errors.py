@@ -13,4 +13,4 @@ class GuardStop(RuntimeError):
 
 
 class RunError(RuntimeError):
-    """The surroundings failed (a full disk, lost storage); what was saved is intact. Exit code 1."""
+    """The surroundings failed (a full disk); what was saved is intact. Exit code 1."""

@@ -47,7 +47,7 @@ def _parser():
     chat.add_argument('--repetition_penalty', type=float, default=1.0)
     chat.add_argument('--stop', action='append', default=[], help='a stop string; repeatable')
     chat.add_argument('--seed', type=int, default=0)
-    inspect = verb('inspect', 'look inside one training step of a run: losses, gradients, attention',
+    inspect = verb('inspect', 'look inside a training step of a run: losses, gradients, attention',
                    'jaxllm inspect --workdir=runs/base --text="import os"')
     inspect.add_argument('--workdir', required=True)
     inspect.add_argument('--text', default='', help='look at this text; default: the next batch')

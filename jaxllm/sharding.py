@@ -1,8 +1,9 @@
 """Where every array lives: the mesh, the one table of logical axes, and constraints by name.
 
-Parameters and activations name their axes ('batch', 'd_model', ...); `RULES` says over which mesh
-axes each is split. There is one table for all presets: a preset is a mesh shape, and a mesh axis of
-size 1 splits nothing, so the same program runs as data-parallel, FSDP, tensor-parallel or a mixture.
+Parameters and activations name their axes ('batch', 'd_model', ...); `RULES` says over which
+mesh axes each is split. There is one table for all presets: a preset is a mesh shape, and a mesh
+axis of size 1 splits nothing, so the same program runs as data-parallel, FSDP, tensor-parallel or
+a mixture.
 """
 
 import dataclasses
@@ -56,8 +57,11 @@ class ShardingConfig:
     tensor: int = 0
 
 
+_DEFAULT = ShardingConfig()
+
+
 def mesh_shape(config, num_devices):
-    """Returns {mesh axis: size} whose product is `num_devices`. Raises InputError if none exists."""
+    """Returns {mesh axis: size} whose product is `num_devices`, or raises InputError."""
     if config.preset not in PRESETS:
         raise InputError(f'sharding.preset={config.preset!r} is unknown; use one of '
                          f'{", ".join(PRESETS)}')
@@ -89,7 +93,7 @@ def mesh_shape(config, num_devices):
     return sizes
 
 
-def make_mesh(config=ShardingConfig(), devices=None):
+def make_mesh(config=_DEFAULT, devices=None):
     """A mesh over `devices` (default: all) with axes MESH_AXES, in Auto mode."""
     devices = jax.devices() if devices is None else devices
     sizes = mesh_shape(config, len(devices))

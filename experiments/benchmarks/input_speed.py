@@ -46,8 +46,8 @@ def read(split, seq_len, batch_size, kind, tokens):
     data = PackedData([('a', split, 0.7), ('b', split, 0.3)], seq_len=seq_len,
                       batch_size=batch_size, seed=0, infill=InfillConfig(kind=kind))
     num_steps = max(1, tokens // (seq_len * batch_size))
-    data.source(0)
-    seconds, _ = cpu_seconds(lambda: [data.source(i) and None for i in range(num_steps)])
+    data(0)
+    seconds, _ = cpu_seconds(lambda: [data(i) and None for i in range(num_steps)])
     return num_steps * seq_len * batch_size / seconds / 1e6, data.plans['a'].fill
 
 

@@ -43,7 +43,10 @@ class PackedData:
         plans: name -> PackingPlan.
         shares: name -> share of the rows. A weight is rounded down to 1% of the smallest.
         fingerprint: of the stores and of every setting but the number of processes.
+        needs_state: False: batches do not depend on the training state and may be made ahead.
     """
+
+    needs_state = False
 
     def __init__(self, components, *, seq_len, batch_size, seed, infill=NO_INFILL,
                  process_index=0, process_count=1):
@@ -81,7 +84,7 @@ class PackedData:
             'infill': dataclasses.asdict(infill)}
         self.fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
-    def source(self, i, state=None):
+    def __call__(self, i, state=None):
         """Returns the part of the batch of step i that belongs to this process.
 
         Args:
@@ -100,12 +103,12 @@ class PackedData:
         return batch
 
     def iterate(self, start=0):
-        """Yields source(start), source(start + 1), ... made by one thread, two steps ahead."""
+        """Yields self(start), self(start + 1), ... made by one thread, two steps ahead."""
         with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='input') as thread:
-            ahead = collections.deque(thread.submit(self.source, start + k) for k in range(2))
+            ahead = collections.deque(thread.submit(self, start + k) for k in range(2))
             for step in itertools.count(start + 2):
                 batch = ahead.popleft().result()
-                ahead.append(thread.submit(self.source, step))
+                ahead.append(thread.submit(self, step))
                 yield batch
 
     def epochs(self, num_steps):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.models import transformer
+from jaxllm.sharding import constrain
 
 
 @flax.struct.dataclass
@@ -45,7 +46,14 @@ def empty(cfg, batch_size, length):
     att = cfg.attention
     shape = cfg.num_layers, batch_size, length, att.num_kv_heads, att.head_dim
     zeros = lambda: jnp.zeros(shape, cfg.dtype)
-    return Cache(zeros(), zeros(), jnp.zeros((batch_size,), jnp.int32), empty=True)
+    return placed(Cache(zeros(), zeros(), jnp.zeros((batch_size,), jnp.int32), empty=True))
+
+
+def placed(cache):
+    """The cache with its sharding pinned: rows over the batch axes, heads over `tensor`."""
+    pin = lambda x: constrain(x, 'layers', 'batch', None, 'kv_heads', 'head_dim')
+    return cache.replace(k_NBMKC=pin(cache.k_NBMKC), v_NBMKC=pin(cache.v_NBMKC),
+                         lengths_B=constrain(cache.lengths_B, 'batch'))
 
 
 def prefill(params, cfg, tokens_BL, lengths_B, length):

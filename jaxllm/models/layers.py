@@ -11,7 +11,7 @@ from jaxllm.sharding import constrain
 
 
 def scaled_normal(fan_in, gain=1.0):
-    """N(0, gain / sqrt(fan_in)), cut at two standard deviations: keeps activations near unit size."""
+    """N(0, gain / sqrt(fan_in)), cut at two standard deviations: activations keep their size."""
     # 0.8796 is the standard deviation of a unit normal cut at +-2.
     return nn.initializers.truncated_normal(stddev=gain / math.sqrt(fan_in) / 0.87962566103423978)
 

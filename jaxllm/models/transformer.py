@@ -48,7 +48,7 @@ PARAM_AXES |= {f'{norm}/{name}': ('d_model',) for norm in _NORMS for name in ('s
 
 
 class Attention(nn.Module):
-    """Self-attention of one layer; with a cache, keys and values are written to it and read back."""
+    """Self-attention of one layer; with a cache, keys and values go to it and come from it."""
     cfg: ModelConfig
     kind: str
 
@@ -110,12 +110,14 @@ class Group(nn.Module):
     """One repetition of the layer pattern: the body of the scan over layers."""
     cfg: ModelConfig
     kinds: tuple
+    scanned: bool
 
     @nn.compact
     def __call__(self, carry, segment_ids_BL, rope):
         x_BLD, cache, layer = carry
+        block = _remat(Block, self.cfg.remat, self.scanned)
         for i, kind in enumerate(self.kinds):
-            x_BLD, cache = Block(self.cfg, kind, name=f'layer_{i}')(
+            x_BLD, cache = block(self.cfg, kind, name=f'layer_{i}')(
                 x_BLD, segment_ids_BL, rope, cache, layer + i)
         return (x_BLD, cache, layer + len(self.kinds)), None
 
@@ -127,24 +129,25 @@ class Stack(nn.Module):
     @nn.compact
     def __call__(self, x_BLD, segment_ids_BL, rope, cache):
         cfg, carry = self.cfg, (x_BLD, cache, 0)
-        group = _remat(Group, cfg.remat)
         if cfg.num_groups:
-            scan = nn.scan(group, variable_axes={'params': 0, 'intermediates': 0},
+            scan = nn.scan(Group, variable_axes={'params': 0, 'intermediates': 0},
                            split_rngs={'params': True}, in_axes=nn.broadcast,
                            length=cfg.num_groups)
-            carry, _ = scan(cfg, cfg.layer_pattern, name='layers')(carry, segment_ids_BL, rope)
+            carry, _ = scan(cfg, cfg.layer_pattern, True, name='layers')(carry, segment_ids_BL, rope)
         if cfg.tail:
-            carry, _ = group(cfg, cfg.tail, name='tail')(carry, segment_ids_BL, rope)
+            carry, _ = Group(cfg, cfg.tail, False, name='tail')(carry, segment_ids_BL, rope)
         x_BLD, cache, _ = carry
-        return Norm(cfg.norm, cfg.norm_eps, cfg.norm_unit_offset, name='final_norm')(x_BLD), cache
+        norm = Norm(cfg.norm, cfg.norm_eps, cfg.norm_unit_offset, name='final_norm')
+        return norm(x_BLD), cache
 
 
-def _remat(module, name):
+def _remat(module, name, scanned):
     if name == 'none':
         return module
     # 'dots' keeps the results of weight matmuls and recomputes the rest; 'full' keeps only x.
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if name == 'dots' else None
-    return nn.remat(module, policy=policy, prevent_cse=False)
+    # Outside a scan the compiler would merge the recomputation with the original.
+    return nn.remat(module, policy=policy, prevent_cse=not scanned)
 
 
 def init(key, cfg):
@@ -176,7 +179,7 @@ def param_axes(params):
 
 
 def positions(segment_ids_BL):
-    """Position of each token in its own segment, [B, L] int32; right for packing and any padding."""
+    """Position of each token in its own segment, [B, L] int32; for packing and any padding."""
     L = segment_ids_BL.shape[1]
     index_BL = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32)[None], segment_ids_BL.shape)
     starts = segment_ids_BL[:, 1:] != segment_ids_BL[:, :-1]
@@ -193,7 +196,8 @@ def rope_tables(cfg, positions_BL):
 def compute_params(params, cfg):
     """Parameters in the compute dtype: matrices are cast once, norms and biases stay float32."""
     dtype = jnp.dtype(cfg.dtype)
-    cast = lambda path, x: x.astype(dtype) if path[-1].key in ('kernel', 'tokens', 'positions') else x
+    cast = lambda path, x: (
+        x.astype(dtype) if path[-1].key in ('kernel', 'tokens', 'positions') else x)
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
@@ -262,7 +266,7 @@ def unembed(params, cfg, hidden_BLD):
 
 
 def apply(params, cfg, tokens_BL, **kwargs):
-    """Logits [B, L, V] in float32; arguments as `apply_hidden`. For training use the chunked loss."""
+    """Logits [B, L, V] in float32; arguments as `apply_hidden`. Losses unembed in chunks."""
     return unembed(params, cfg, apply_hidden(params, cfg, tokens_BL, **kwargs))
 
 

@@ -28,17 +28,15 @@ class Line:
         return f'k{self.colour % COLOURS}{dashed}'
 
 
-def smooth(points):
-    """Exponential moving average whose memory grows with the step, so that it lags little early.
+def smooth(points, stretches=80):
+    """The trend of a noisy series: medians of x and y over equal stretches of at least 5 points.
 
-    s_t = s_{t-1} + (y_t - s_{t-1}) / span_t, span_t = t / 10, between 1 and a 40th of the points.
+    Unlike a moving average it has no lag, and a spike does not pull it away.
     """
-    result, longest = [], max(len(points) / 40, 1.)
-    mean = 0.
-    for t, (x, y) in enumerate(points):
-        mean += (y - mean) / min(max(t / 10, 1.), longest)
-        result.append((x, mean))
-    return tuple(result)
+    count = max(min(stretches, len(points) // 5), 1)
+    edges = [round(i * len(points) / count) for i in range(count + 1)]
+    return tuple(tuple(statistics.median(values) for values in zip(*points[first:last]))
+                 for first, last in zip(edges[:-1], edges[1:]))
 
 
 def thin(points, limit=400):
@@ -85,11 +83,11 @@ def tick_label(value):
 
 
 def _limits(lines, log_y, from_zero):
-    """Range of y: the whole of the main lines; of the faint ones the middle 99 %."""
+    """Range of y: the whole of the main lines; of the faint ones without the outermost 1 %."""
     values = []
     for line in lines:
         ys = sorted(y for _, y in line.points)
-        cut = len(ys) // 200 if line.faint else 0
+        cut = math.ceil(len(ys) / 100) if line.faint else 0
         values.extend((ys[cut], ys[len(ys) - 1 - cut]))
     low, high = min(values), max(values)
     if log_y:
@@ -173,7 +171,7 @@ def chart(title, unit, lines, x_label='step', log_y=False, from_zero=False, mark
     if not lines:
         return ''
     xs = [x for line in lines for x, _ in line.points] + list(marks)
-    x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
+    x_low, x_high = (min(xs), max(xs)) if len(set(xs)) > 1 else (xs[0] - 1, xs[0] + 1)
     y_low, y_high = _limits(lines, log_y, from_zero)
     scale = math.log10 if log_y else float
     to_x = lambda x: LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
@@ -194,18 +192,12 @@ def chart(title, unit, lines, x_label='step', log_y=False, from_zero=False, mark
         f'</svg>{_legend(lines, marks, marks_label)}</figure>')
 
 
-def trend(points, ignore=()):
-    """A noisy series as two lines: faint as it is, and its moving average.
-
-    Args:
-        points: (x, y); those that are not finite are left out.
-        ignore: values of x that the average passes over.
-    """
+def trend(points):
+    """A noisy series as two lines: faint as it is, and its trend."""
     points = tuple(point for point in points if math.isfinite(point[1]))
     if len(points) < 20:
         return [Line('measured', points)]
-    usual = tuple(point for point in points if point[0] not in frozenset(ignore))
-    return [Line('measured', points, faint=True), Line('smoothed', smooth(usual))]
+    return [Line('measured', points, faint=True), Line('trend', smooth(points))]
 
 
 def median(values):

@@ -10,7 +10,7 @@ from jaxllm.train.progress import duration
 
 SAMPLES_SHOWN = 5
 PROMPTS_SHOWN = 8
-CHARACTERS_SHOWN = 2000
+CHARACTERS_SHOWN = 1200
 
 
 def headline(train, evals, perf):
@@ -31,7 +31,7 @@ def _validation_tiles(evals):
             continue
         step, value = points[-1]
         if key != 'val/accuracy':
-            best_step, best = min(points, key=lambda point: (math.isnan(point[1]), point[1]))
+            best_step, best = min(points, key=lambda p: (math.isnan(p[1]), p[1], -p[0]))
             rank = 'the best' if best_step == step else f'best {best:.4f} at {best_step:,}'
             tiles.append(page.tile(name, f'{value:.4f}', '', f'{unit}, step {step:,}; {rank}'))
         else:
@@ -84,15 +84,15 @@ def curves(train, evals, perf):
     """Charts along training."""
     skipped = tuple(step for step, value in series(train, 'skipped') if value)
     charts = [
-        chart('Training loss', 'nats/token', trend(series(train, 'loss'), skipped), marks=skipped,
+        chart('Training loss', 'nats/token', trend(series(train, 'loss')), marks=skipped,
               marks_label='skipped step'),
         chart('Validation loss', 'nats/token',
               [Line('all sources', series(evals, 'val/loss'), dots=True)]),
         chart('Validation, bits per byte', 'lower is better', _bits_per_byte(evals)),
         chart('Learning rate', '', [Line('lr', series(train, 'lr'))], from_zero=True),
-        chart('Gradient norm', 'log scale', trend(series(train, 'grad_norm'), skipped),
+        chart('Gradient norm', 'log scale', trend(series(train, 'grad_norm')),
               log_y=True, marks=skipped, marks_label='skipped step'),
-        chart('Update norm', 'log scale', trend(series(train, 'update_norm'), skipped), log_y=True),
+        chart('Update norm', 'log scale', trend(series(train, 'update_norm')), log_y=True),
         chart('Speed', 'tokens/s', trend(series(perf, 'tokens_per_second')),
               from_zero=True),
         chart('MFU', 'share of the measured matmul peak', trend(series(perf, 'mfu')),

@@ -26,7 +26,8 @@ class TokenizerConfig:
 
     def __post_init__(self):
         if self.kind not in ('bpe', 'byte', 'char', 'file'):
-            raise InputError(f'tokenizer.kind={self.kind!r} is unknown; use bpe, byte, char or file')
+            raise InputError(f'tokenizer.kind={self.kind!r} is unknown; use bpe, byte, '
+                             'char or file')
         if (self.kind == 'file') != bool(self.path):
             raise InputError(f'tokenizer.kind={self.kind!r} with tokenizer.path={self.path!r}; a '
                              "path goes with kind 'file', and only with it")

@@ -12,7 +12,7 @@ from jaxllm.train.step import make_eval_step
 
 
 def weights(state):
-    """The parameters that are evaluated, sampled and shipped: the moving average if there is one."""
+    """The parameters to evaluate, sample and ship: the moving average if there is one."""
     return state.ema or state.trainable
 
 
@@ -56,15 +56,15 @@ def _means(sums):
             'accuracy': mean(metrics['accuracy'])}
 
 
-def make_sample(model, tokenizer, mesh, prompts, sampling, *, seed):
+def make_sample(model, tokenizer, prompts, sampling, *, seed):
     """sample(state) -> [{'prompt', 'completion'}], one record per prompt."""
     ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
 
     def sample(state):
         if not prompts:
             return []
-        out = decode.generate(weights(state), model, ids, sampling, mesh=mesh,
-                              stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id, seed=seed)
+        out = decode.generate(weights(state), model, ids, sampling, seed=seed,
+                              stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id)
         return [{'prompt': prompt, 'completion': tokenizer.decode(tokens)}
                 for prompt, tokens in zip(prompts, out.tokens, strict=True)]
     return sample

@@ -76,7 +76,7 @@ def run(config, workdir):
             objective, stores, trainer.param_shardings, trainer.mesh, seq_len=data.seq_len,
             batch_size=train.batch_size, max_rows=config.eval.max_rows)
         sample = hooks.make_sample(
-            model, tokenizer, trainer.mesh, list(config.sample.prompts),
+            model, tokenizer, list(config.sample.prompts),
             section(decode.SamplingConfig, config.sample.sampling, 'sample.sampling'),
             seed=config.seed)
         start = (lambda: load_params(parent / 'checkpoints', trainer.params_like())[0]

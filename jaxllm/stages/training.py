@@ -37,7 +37,8 @@ class Trainer:
             sample_every=train.sample_every, save_every=train.save_every,
             profile_step=train.profile_step)
         lr = optim.schedule(self.optim, train.num_steps)
-        params = jax.eval_shape(lambda: transformer.init(jax.random.key(0), model))
+        with jax.set_mesh(self.mesh):
+            params = jax.eval_shape(lambda: transformer.init(jax.random.key(0), model))
         self.num_params = transformer.num_params(params)
         self.param_shardings = shardings(transformer.param_axes(params), params, self.mesh)
         self.optimizer = optim.make_optimizer(self.optim, params)
@@ -114,7 +115,7 @@ class Trainer:
                 progress.line(f'going on from step {start:,}')
             try:
                 return loop.train(
-                    self.compile_step(source.source(0)), state, frozen, source, self.loop,
+                    self.compile_step(source(0)), state, frozen, source, self.loop,
                     batch_sharding=self.batch_shardings, checkpoints=checkpoints, metrics=metrics,
                     progress=progress, hooks=hooks, metadata={'data': data_fingerprint},
                     start_metadata=restored, max_skips_in_row=self.guard.max_skips_in_row,

@@ -51,9 +51,13 @@ class Interrupted(Exception):
     """SIGTERM or SIGINT arrived and the state was saved. `code` is the process's exit code."""
 
     def __init__(self, signum, step):
-        super().__init__(f'stopped by {signal.Signals(signum).name} at step {step:,}, which is '
-                         'saved; the same command goes on from there')
+        super().__init__(signum, step)
         self.code = 128 + signum
+        self.step = step
+
+    def __str__(self):
+        return (f'stopped by {signal.Signals(self.code - 128).name} at step {self.step:,}, which '
+                'is saved; the same command goes on from there')
 
 
 class StopRequest:

@@ -149,7 +149,8 @@ class Metrics:
     memory, samples.jsonl generated text. Finite scalars go to TensorBoard and W&B too.
     """
 
-    def __init__(self, workdir, offsets, is_writer, tensorboard=True, wandb_project=''):
+    def __init__(self, workdir, offsets, is_writer, tensorboard=True, wandb_project='',
+                 context=None):
         """Opens the files.
 
         Args:
@@ -159,11 +160,12 @@ class Metrics:
             is_writer: True on one process, conventionally process 0.
             tensorboard: write event files to workdir/tensorboard.
             wandb_project: Weights & Biases project; '' for none.
+            context: fields that stand in every line of metrics.jsonl, e.g. {'python': '3.12.1'}.
 
         Raises:
             InputError: W&B is asked for and not installed; a file lost lines (see JsonlWriter).
         """
-        self.is_writer = is_writer
+        self.is_writer, self.context = is_writer, dict(context or {})
         if not is_writer:
             return
         workdir = pathlib.Path(workdir)
@@ -178,11 +180,11 @@ class Metrics:
 
     def train(self, step, values):
         """Records the metrics of one optimizer step."""
-        self._scalars('metrics', {**values, 'step': step, 'kind': 'train'})
+        self._scalars('metrics', {**self.context, **values, 'step': step, 'kind': 'train'})
 
     def eval(self, step, values):
         """Records an evaluation, e.g. {'val/loss': nats per token, 'val/bits_per_byte': ...}."""
-        self._scalars('metrics', {**values, 'step': step, 'kind': 'eval'})
+        self._scalars('metrics', {**self.context, **values, 'step': step, 'kind': 'eval'})
 
     def perf(self, step, values):
         """Records times and memory; adds wall_s, the seconds spent on the run, resumes included."""
@@ -198,7 +200,7 @@ class Metrics:
     def note(self, step, text):
         """Records a warning or a repair for the report. The text must be deterministic."""
         if self.is_writer:
-            self.files['metrics'].write({'step': int(step), 'kind': 'note', 'text': text})
+            self.files['metrics'].write({'step': int(step), 'kind': 'note', 'text': text, **self.context})
 
     def offsets(self):
         """Bytes per file, on the disk: to be saved in the checkpoint. Zeros on other processes."""

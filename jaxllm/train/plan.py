@@ -81,13 +81,21 @@ def compile_step(step, state, param_shardings, frozen, frozen_shardings, batch, 
     return compiled, memory_report(compiled, mesh, time.monotonic() - start)
 
 
-def compile_for_topology(step, state, axes, batch, *, topology, sharding, platform='tpu'):
-    """`compile_step` for `topology`, all parameters trained, placed by their logical `axes`.
+def compile_for_topology(build, topology, sharding, platform='tpu'):
+    """`compile_step` for the chips of `topology`.
 
-    `step` and the shapes must have been made under `jax.set_mesh(topology_mesh(...))`, or be free
-    of constraints.
+    Args:
+      build: build(mesh) -> (step, state, param_shardings, frozen, frozen_shardings, batch), the
+        arguments of `compile_step`; called with the mesh set. Shapes only: there is no device to
+        compute on, so a key, say, has to be made inside `jax.eval_shape`.
+      topology, sharding, platform: see `topology_mesh`.
+
+    Returns:
+      (jax.stages.Compiled, MemoryReport).
     """
-    del step, state, axes, batch, topology, sharding, platform
+    mesh = topology_mesh(topology, sharding, platform)
+    with jax.set_mesh(mesh):
+        return compile_step(*build(mesh), mesh)
 
 
 def memory_report(compiled, mesh, compile_s=0.0):

@@ -2,7 +2,8 @@
 
     loss = sum over terms of coef * sum_i / weight_i   [+ penalty]
 
-with sums and weights totalled over the whole global batch, however many micro-batches it is cut into.
+with sums and weights totalled over the whole global batch, into however many micro-batches it is
+cut.
 """
 
 import dataclasses

@@ -51,7 +51,7 @@ def epoch(data, name='a'):
     num_rows = data.plans[name].num_rows
     steps = -(-num_rows // data.batch_size)
     return {key: values[:num_rows]
-            for key, values in joined([data.source(i) for i in range(steps)]).items()}
+            for key, values in joined([data(i) for i in range(steps)]).items()}
 
 
 def segments(batch):
@@ -66,7 +66,7 @@ def segments(batch):
 
 
 def test_shapes_and_kinds(stores):
-    batch = make_data(stores, (0.6, 0.4)).source(5)
+    batch = make_data(stores, (0.6, 0.4))(5)
     kinds = {'tokens': np.int32, 'targets': np.int32, 'loss_weights': np.float32,
              'segment_ids': np.int32, 'positions': np.int32}
     for key, kind in kinds.items():
@@ -82,7 +82,7 @@ def test_processes_share_one_global_batch(stores, process_count, infill):
     parts = [make_data(stores, (0.7, 0.3), infill=infill, process_index=p,
                        process_count=process_count) for p in range(process_count)]
     for i in (0, 1, 17, 400):
-        same(whole.source(i), joined([part.source(i) for part in parts]))
+        same(whole(i), joined([part(i) for part in parts]))
 
 
 def test_resume_with_another_number_of_processes(stores):
@@ -100,8 +100,8 @@ def test_iterate_is_source(stores, infill):
     data = make_data(stores, (0.5, 0.5), infill=infill)
     batches = list(itertools.islice(data.iterate(3), 6))
     for k in (5, 0, 2, 4, 1, 3):  # Pure: any order, any number of times.
-        same(batches[k], data.source(3 + k, state={'step': 1}))
-        same(batches[k], make_data(stores, (0.5, 0.5), infill=infill).source(3 + k))
+        same(batches[k], data(3 + k, state={'step': 1}))
+        same(batches[k], make_data(stores, (0.5, 0.5), infill=infill)(3 + k))
 
 
 def test_iterate_ends_its_thread_and_passes_errors_on(stores):
@@ -142,7 +142,7 @@ def test_every_target_once_per_epoch(stores):
 def test_second_epoch_is_another_order(stores):
     data = make_data(stores, batch_size=1)
     rows = data.plans['a'].num_rows
-    first, second = ([data.source(e * rows + r)['tokens'][0].tobytes() for r in range(rows)]
+    first, second = ([data(e * rows + r)['tokens'][0].tobytes() for r in range(rows)]
                      for e in range(2))
     assert sorted(first) == sorted(second)
     assert first != second
@@ -205,7 +205,7 @@ def test_infill_differs_between_epochs_and_seeds_not_runs(stores, infill):
     def sorted_rows(seed, number):
         data = make_data(stores, batch_size=1, seed=seed, infill=infill)
         rows = data.plans['a'].num_rows
-        return sorted(data.source(number * rows + r)['tokens'][0].tobytes() for r in range(rows))
+        return sorted(data(number * rows + r)['tokens'][0].tobytes() for r in range(rows))
 
     assert sorted_rows(0, 0) == sorted_rows(0, 0)
     assert sorted_rows(0, 0) != sorted_rows(0, 1)
@@ -230,7 +230,7 @@ def test_realised_mixture(stores):
     rows_a = {row.tobytes() for row in epoch(make_data(stores))['tokens']}
     steps = 250
     for i in range(steps):
-        for row in data.source(i)['tokens']:
+        for row in data(i)['tokens']:
             rows_of['a' if row.tobytes() in rows_a else 'b'] += 1
     share = rows_of['a'] / (steps * B)
     assert share == pytest.approx(0.7, abs=0.002)
@@ -248,7 +248,7 @@ def test_components_of_equal_length_have_unrelated_orders(stores):
     rows = data.plans['x'].num_rows
     order = {'x': [], 'y': []}
     for i in range(3 * rows):
-        batch = data.source(i)
+        batch = data(i)
         for name, row in zip('xy', batch['tokens'], strict=True):
             order[name].append(row.tobytes())
     orders = [order[name][e * rows:(e + 1) * rows] for name in 'xy' for e in range(3)]
@@ -340,7 +340,7 @@ def test_too_little_data(stores):
 def test_a_single_row_repeats(tmp_path):
     store = make_store(tmp_path / 's', [5, 9])
     data = PackedData([('s', store.train, 1.0)], seq_len=50, batch_size=1, seed=0)
-    same(data.source(0), data.source(3))
+    same(data(0), data(3))
     assert data.epochs(4) == {'s': 4.0}
 
 

@@ -1,0 +1,7 @@
+"""Text from a model: `generate` for batches of prompts, `stream` for one that is read as it comes."""
+
+from jaxllm.decode.generation import Generation, generate
+from jaxllm.decode.sampling import SamplingConfig
+from jaxllm.decode.streaming import stream
+
+__all__ = ['Generation', 'SamplingConfig', 'generate', 'stream']
