@@ -7,9 +7,10 @@ short typed string for knobs that change several settings at once. Only this mod
 
 import difflib
 import hashlib
+import importlib.util
 import json
 import os
-import pathlib
+import shutil
 
 import ml_collections
 from absl import flags
@@ -55,56 +56,49 @@ def load(argv):
       InputError: no such file, an unknown key (with the nearest known one), a value of another
         type, an argument that is no override.
     """
-    values = flags.FlagValues()
-    argv = ['jaxllm', *argv]
-    file = next((a.removeprefix('--config=') for a in argv if a.startswith('--config=')), '')
-    path = file.partition(':')[0]
-    if not file:
+    files = [arg.removeprefix('--config=') for arg in argv if arg.startswith('--config=')]
+    if not files:
         raise InputError('no config; use --config=FILE.py, e.g. --config=experiments/pretrain.py')
-    if not os.path.isfile(path):
-        raise InputError(f'{path} does not exist; expected a config file such as '
-                         'experiments/pretrain.py')
-    for arg in argv[1:]:
-        if not arg.startswith(('--config=', '--config.')):
+    config = load_file(files[-1])
+    known = flatten(config)
+    for arg in argv:
+        if arg.startswith('--config='):
+            continue
+        key, has_value, text = arg.removeprefix('--config.').partition('=')
+        if not arg.startswith('--config.'):
             raise InputError(f'{arg!r} is unknown; overrides look like '
                              '--config.train.num_steps=100')
-        if '=' not in arg:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or [sorted(known)[0]]
+            raise InputError(f'--config.{key} is unknown; did you mean --config.{near[0]}?')
+        if not has_value:
             raise InputError(f'{arg} has no value; write {arg}=VALUE')
-    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
-    try:
-        values(argv)
-        config = values['config'].value
-    except InputError:
-        raise
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error.__cause__ or error.__context__, InputError):
-            raise (error.__cause__ or error.__context__) from None
-        raise InputError(_override_problem(argv, file, error)) from error
+        config = _override(config, arg, known[key], text)
     return config.lock()
 
 
-def _override_problem(argv, file, error):
-    """One line about the first override that does not fit the config file as it is."""
-    plain = flags.FlagValues()
-    config_flags.DEFINE_config_file('config', flag_values=plain, sys_argv=argv[:1])
-    plain(['jaxllm', f'--config={file}'])
-    known = flatten(plain['config'].value)
-    for arg in argv[1:]:
-        key, _, text = arg.removeprefix('--config.').partition('=')
-        if arg.startswith('--config='):
-            continue
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or [sorted(known)[0]]
-            return f'--config.{key} is unknown; did you mean --config.{near[0]}?'
-        try:
-            one = flags.FlagValues()
-            config_flags.DEFINE_config_file('config', flag_values=one, sys_argv=['jaxllm', arg])
-            one(['jaxllm', f'--config={file}', arg])
-        except (flags.Error, TypeError, ValueError):
-            expected = type(known[key]).__name__
-            return (f'--config.{key}={text}: expected {expected}, such as the present '
-                    f'{known[key]!r}')
-    return str(error).strip().splitlines()[0]
+def load_file(file):
+    """The ConfigDict of FILE[:arg] without overrides. Raises InputError: no such file."""
+    path, _, arg = file.partition(':')
+    if not os.path.isfile(path):
+        raise InputError(f'{path} does not exist; expected a config file such as '
+                         'experiments/pretrain.py')
+    spec = importlib.util.spec_from_file_location('jaxllm_config_file', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg)
+
+
+def _override(config, arg, present, text):
+    """`config` with one override of the type of the `present` value."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=['', arg])
+    try:
+        values(['', arg])
+    except (flags.Error, TypeError, ValueError) as error:
+        raise InputError(f'{arg}: expected {type(present).__name__}, such as the present '
+                         f'{present!r}, got {text!r}') from error
+    return values['config'].value
 
 
 def flatten(config, prefix=''):
@@ -143,21 +137,25 @@ def section(kind, config_section, name):
 def claim_workdir(workdir, config):
     """Writes config.json to a new run directory, or checks that the run there has this config.
 
+    What an attempt of another config left behind that never came to training is removed.
+
     Raises:
       InputError: the directory holds a run of another config, or something that is no run.
     """
-    workdir = pathlib.Path(workdir)
     file = workdir / 'config.json'
     if file.exists():
         old, new = flatten(json.loads(file.read_text())), flatten(json.loads(to_json(config)))
         changed = [f'{key} {old.get(key, "absent")!r} -> {new.get(key, "absent")!r}'
                    for key in sorted(old.keys() | new.keys())
                    if old.get(key, '') != new.get(key, '') and not key.startswith(_FREE_ON_RESUME)]
-        if changed:
+        if changed and (workdir / 'lineage.json').exists():
             raise InputError(f'{workdir} holds a run of another config ({"; ".join(changed[:4])}'
                              f'{"; ..." if len(changed) > 4 else ""}); use a new --workdir, or '
                              'the old config to go on with it')
-    elif workdir.exists() and any(p.name != '.lock' for p in workdir.iterdir()):
+        if changed:
+            for left in ('tokenizer', 'data'):
+                shutil.rmtree(workdir / left, ignore_errors=True)
+    elif any(path.name != '.lock' for path in workdir.iterdir()):
         raise InputError(f'{workdir} is not empty and holds no run (no config.json); use a new '
                          '--workdir')
     write_atomic(file, to_json(config))

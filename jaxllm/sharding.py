@@ -21,6 +21,7 @@ MESH_AXES = ('data', 'fsdp', 'tensor', 'sequence', 'expert')
 # d_model, while a weight [d_model, d_ff] is split over fsdp and tensor.
 RULES = {
     'batch': ('data', 'fsdp'),
+    'rows': ('data',),  # a batch while d_model is split over fsdp
     'seq': ('sequence',),
     'd_model': ('fsdp',),
     'd_ff': ('tensor',),

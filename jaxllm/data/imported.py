@@ -61,8 +61,6 @@ def backend(spec: dict) -> tokenizers.Tokenizer:
     """The `tokenizers` object of a tree; special tokens within text are not parsed."""
     result = tokenizers.Tokenizer.from_str(json.dumps(spec, ensure_ascii=False))
     result.encode_special_tokens = True
-    result.no_truncation()
-    result.no_padding()
     return result
 
 
@@ -133,16 +131,3 @@ def sentencepiece_speller(spec: dict):
         return (token.replace('\u2581', ' ') if spaced else token).encode()
 
     return spell
-
-
-def byte_ids(spec: dict, table: list[bytes]) -> dict[int, int]:
-    """byte -> id of the token that stands for this byte alone, for the bytes that have one.
-
-    A byte-fallback vocabulary may hold both `a` and `<0x61>`; the fallback token is the one.
-    """
-    special = {token['id'] for token in spec['added_tokens'] if token['special']}
-    found = {raw[0]: i for i, raw in enumerate(table) if len(raw) == 1 and i not in special}
-    vocab = spec['model']['vocab']
-    if isinstance(vocab, dict) and not is_byte_level(spec):
-        found |= {b: vocab[f'<0x{b:02X}>'] for b in range(256) if f'<0x{b:02X}>' in vocab}
-    return found

@@ -83,7 +83,7 @@ def read_jsonl(file: str, text_key: str, max_bytes: int) -> Iterator[Raw]:
 def bounded_lines(stream, max_bytes: int) -> Iterator[tuple[int, bytes, int]]:
     """(number from 1, line, its length); of a line longer than `max_bytes` only the start."""
     number = 0
-    while line := stream.readline(max_bytes + 2):  # the line end is not counted
+    while line := stream.readline(max_bytes + 1):  # the line end is not counted
         number += 1
         kept = line.removesuffix(b'\n')
         length = len(kept)

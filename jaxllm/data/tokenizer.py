@@ -158,7 +158,8 @@ class Tokenizer:
 
     @functools.cached_property
     def _byte_ids(self) -> dict[int, int]:
-        return imported.byte_ids(self._spec, self._table)
+        # Asked for bytes outside UTF-8 only: these are 0x80 and up, where no character is one byte.
+        return {token[0]: i for i, token in enumerate(self._table) if len(token) == 1}
 
     @functools.cached_property
     def _special_names(self) -> dict[int, str]:

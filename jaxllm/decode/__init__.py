@@ -1,4 +1,4 @@
-"""Text from a model: `generate` for batches of prompts, `stream` for one that is read as it comes."""
+"""Text from a model: `generate` for batches of prompts, `stream` for one read as it comes."""
 
 from jaxllm.decode.generation import Generation, generate
 from jaxllm.decode.sampling import SamplingConfig

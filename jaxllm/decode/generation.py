@@ -19,7 +19,8 @@ class Generation:
     """One entry per prompt. T below is the number of tokens of that row.
 
     tokens: what the model wrote, the stop token or the end of the stop string included.
-    logprobs: [T] float32, log p of each token at the sampling temperature (1 if greedy), untruncated.
+    logprobs: [T] float32, log p of each token at the sampling temperature (1 if greedy), of the
+      whole distribution.
     sample_logprobs: [T] float32, log p under the distribution that was sampled from.
     finish: 'stop' (a stop token), 'stop_string' or 'length'.
     texts: the text up to, and without, what stopped it; '' without a tokenizer.
@@ -168,10 +169,9 @@ class Runner:
             lengths_B[row] = len(ids)
         ids_B = np.zeros((B,), np.int32)
         ids_B[:len(row_ids)] = row_ids
-        self._rows = {'tokens': tokens_BL, 'lengths': lengths_B, 'real': np.arange(B) < len(prompts)}
-        self._rows = jax.device_put(self._rows, batch_shardings(self._rows, mesh))
-        keys_B = jax.vmap(jax.random.fold_in, (None, 0))(request.key, ids_B)
-        self._rows['keys'] = jax.device_put(keys_B, batch_shardings(keys_B, mesh))
+        rows = {'tokens': tokens_BL, 'lengths': lengths_B, 'real': np.arange(B) < len(prompts),
+                'keys': jax.vmap(jax.random.fold_in, (None, 0))(request.key, ids_B)}
+        self._rows = jax.device_put(rows, batch_shardings(rows, mesh))
         stops = np.full((bucket(len(request.stop_ids), least=4),), -1, np.int32)
         stops[:len(request.stop_ids)] = request.stop_ids
         self._args = jax.device_put((stops, request.sampling.numbers), replicated(mesh))

@@ -121,10 +121,12 @@ def penalise(logits_BV, seen_BV, penalty):
 
 
 def truncate(scaled_BV, numbers, switches):
-    """-inf for all tokens but those that top-k, top-p (arXiv 1904.09751) and min-p (2407.01082) keep.
+    """-inf for all tokens but those that top-k, top-p and min-p keep.
 
     Args:
       scaled_BV: logits over the temperature, float32.
+
+    Ref: Holtzman 2019 (arXiv 1904.09751) for top-p, Nguyen 2024 (arXiv 2407.01082) for min-p.
     """
     if switches.top_k:
         scaled_BV = _keep_likeliest(scaled_BV, jnp.ones_like(scaled_BV), numbers.top_k)

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxllm.errors import InputError
 from jaxllm.models.attention import attention
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.layers import (Linear, Mlp, Norm, rope_frequencies, rope_table, rotate,
@@ -194,22 +195,30 @@ def rope_tables(cfg, positions_BL):
 
 
 def compute_params(params, cfg):
-    """Parameters in the compute dtype: matrices are cast once, norms and biases stay float32."""
+    """Matrices in the compute dtype, cast once. Norms, biases and embeddings stay float32: the
+    gradients of a frequent token's embedding, summed up in bfloat16, would stop growing."""
     dtype = jnp.dtype(cfg.dtype)
-    cast = lambda path, x: (
-        x.astype(dtype) if path[-1].key in ('kernel', 'tokens', 'positions') else x)
+    cast = lambda path, x: x.astype(dtype) if path[-1].key == 'kernel' else x
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def embed(params, cfg, tokens_BL, positions_BL):
     """Token embeddings (times sqrt(D)), plus learned or sinusoidal positions: [B, L, D]."""
-    # The table is gathered over fsdp before the look-up, so that only `vocab` is split in it.
-    tokens_VD = constrain(params['embed']['tokens'].astype(cfg.dtype), 'vocab', None)
-    x_BLD = tokens_VD[tokens_BL]
+    if cfg.positions == 'learned' and tokens_BL.shape[1] > cfg.max_seq_len:
+        raise InputError(f'{tokens_BL.shape[1]} tokens per row, but learned positions for '
+                         f'model.max_seq_len={cfg.max_seq_len}; use shorter rows or a longer table')
+
+    def look_up(table, index_BL):
+        # Each device looks up its slice of d_model for the rows of all, and slices are exchanged for
+        # rows: B L D numbers move, and not V D ones as if the table were gathered.
+        x_BLD = constrain(table[index_BL], 'rows', 'seq', 'd_model').astype(cfg.dtype)
+        return constrain(x_BLD, 'batch', 'seq', 'd_model')
+
+    x_BLD = look_up(params['embed']['tokens'], tokens_BL)
     if cfg.embedding_scale:
         x_BLD = x_BLD * jnp.asarray(cfg.d_model ** 0.5, x_BLD.dtype)
     if cfg.positions == 'learned':
-        x_BLD = x_BLD + params['embed']['positions'].astype(cfg.dtype)[positions_BL]
+        x_BLD = x_BLD + look_up(params['embed']['positions'], positions_BL)
     if cfg.positions == 'sinusoidal':
         x_BLD = x_BLD + sinusoids(positions_BL, cfg.d_model).astype(x_BLD.dtype)
     return constrain(x_BLD, 'batch', 'seq', 'd_model')

@@ -60,14 +60,14 @@ def cross_entropy(hidden_BLD, unembed_VD, targets_BL, weights_BL, *, z_loss=0.0,
 def _cross_entropy(z_loss, softcap, chunk_size, hidden_BLD, unembed_VD, targets_BL, weights_BL):
     w_ZVD = _per_device(unembed_VD, hidden_BLD.dtype)
 
-    def chunk(sums, inputs):
+    def chunk(sums_4Z, inputs):
         h_ZTD, t_ZT, weights_ZT = inputs
         chunk_sums, _ = _loss_and_dlogits(h_ZTD, w_ZVD, t_ZT, weights_ZT, z_loss, softcap)
-        return sums + chunk_sums, None
+        return sums_4Z + chunk_sums, None
 
     chunks = [_to_chunks(x, chunk_size) for x in (hidden_BLD, targets_BL, weights_BL)]
-    sums, _ = jax.lax.scan(chunk, jnp.zeros((4,), jnp.float32), chunks)
-    return sums[0], CrossEntropyStats(*sums[1:])
+    sums_4Z, _ = jax.lax.scan(chunk, jnp.zeros((4, w_ZVD.shape[0]), jnp.float32), chunks)
+    return _totals(sums_4Z)
 
 
 def _cross_entropy_fwd(z_loss, softcap, chunk_size, hidden_BLD, unembed_VD, targets_BL, weights_BL):
@@ -75,28 +75,36 @@ def _cross_entropy_fwd(z_loss, softcap, chunk_size, hidden_BLD, unembed_VD, targ
     w_ZVD = _per_device(unembed_VD, dtype)
 
     def chunk(carry, inputs):
-        sums, dw_ZDV = carry
+        sums_4Z, dw_ZDV = carry
         h_ZTD, t_ZT, weights_ZT = inputs
-        chunk_sums, dlogits_ZTV = _loss_and_dlogits(h_ZTD, w_ZVD, t_ZT, weights_ZT, z_loss, softcap)
+        chunk_sums, dlogits_ZTV = _loss_and_dlogits(h_ZTD, w_ZVD, t_ZT, weights_ZT, z_loss,
+                                                    softcap)
         dlogits_ZTV = dlogits_ZTV.astype(dtype)
         dh_ZTD = jnp.einsum('ZTV,ZVD->ZTD', dlogits_ZTV, w_ZVD, preferred_element_type=jnp.float32)
         # Summed as [D, V]: transposing the small operand and not the logits is faster on CPU.
         dw_ZDV += jnp.einsum('ZTD,ZTV->ZDV', h_ZTD, dlogits_ZTV, preferred_element_type=jnp.float32)
-        return (sums + chunk_sums, constrain(dw_ZDV, 'batch', None, 'vocab')), dh_ZTD.astype(dtype)
+        dw_ZDV = constrain(dw_ZDV, 'batch', None, 'vocab')
+        return (sums_4Z + chunk_sums, dw_ZDV), dh_ZTD.astype(dtype)
 
     chunks = [_to_chunks(x, chunk_size) for x in (hidden_BLD, targets_BL, weights_BL)]
     zeros_ZDV = jnp.zeros(w_ZVD.swapaxes(1, 2).shape, jnp.float32)
-    (sums, dw_ZDV), dh = jax.lax.scan(
-        chunk, (jnp.zeros((4,), jnp.float32), constrain(zeros_ZDV, 'batch', None, 'vocab')), chunks)
+    zeros = (jnp.zeros((4, zeros_ZDV.shape[0]), jnp.float32),
+             constrain(zeros_ZDV, 'batch', None, 'vocab'))
+    (sums_4Z, dw_ZDV), dh = jax.lax.scan(chunk, zeros, chunks)
     dw_VD = constrain(jnp.sum(dw_ZDV, axis=0).T, 'vocab', 'd_model')
     residuals = _from_chunks(dh, *targets_BL.shape), dw_VD.astype(unembed_VD.dtype)
-    return (sums[0], CrossEntropyStats(*sums[1:])), residuals
+    return _totals(sums_4Z), residuals
 
 
 def _cross_entropy_bwd(z_loss, softcap, chunk_size, residuals, cotangents):
     del z_loss, softcap, chunk_size
     scale = cotangents[0]  # those of the statistics are ignored: they carry no gradient
     return *((scale * d).astype(d.dtype) for d in residuals), None, None
+
+
+def _totals(sums_4Z):
+    loss_sum, *stats = jnp.sum(sums_4Z, axis=-1)
+    return loss_sum, CrossEntropyStats(*stats)
 
 
 _cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
@@ -126,8 +134,9 @@ def _loss_and_dlogits(h_ZTD, w_ZVD, targets_ZT, weights_ZT, z_loss, softcap):
     nll_ZT, z_ZT = lse_ZT - target_ZT, lse_ZT ** 2
     # A head of zeros gives V equal logits; no target may count as right then.
     correct_ZT = (target_ZT == max_ZT) & (jnp.log(total_ZT) < math.log(V) - 1e-4)
-    sums = jnp.stack([jnp.sum(weights_ZT * x) for x in
-                      (nll_ZT + z_loss * z_ZT, nll_ZT, z_ZT, correct_ZT)])
+    # Still one column per device, as for the gradient.
+    sums_4Z = jnp.stack([jnp.sum(weights_ZT * x, axis=-1) for x in
+                         (nll_ZT + z_loss * z_ZT, nll_ZT, z_ZT, correct_ZT)])
     # d nll / d logits = p - onehot; d lse^2 / d logits = 2 * lse * p; d softcap = 1 - tanh^2.
     factor_ZT = weights_ZT * (1.0 + 2.0 * z_loss * lse_ZT) / total_ZT
     onehot_ZTV = targets_ZT[:, :, None] == jnp.arange(V)[None, None, :]
@@ -135,15 +144,15 @@ def _loss_and_dlogits(h_ZTD, w_ZVD, targets_ZT, weights_ZT, z_loss, softcap):
                    - jnp.where(onehot_ZTV, weights_ZT[:, :, None], 0.0))
     if softcap:
         dlogits_ZTV *= 1.0 - (logits_ZTV / softcap) ** 2
-    return sums, dlogits_ZTV
+    return sums_4Z, dlogits_ZTV
 
 
 def token_logprobs(hidden_BLD, unembed_VD, targets_BL, *, temperature=1.0, softcap=0.0,
                    chunk_size=512, with_entropy=False):
     """log softmax(logits / temperature)[target] per token, in float32, with its exact gradient.
 
-    A chunk's logits are recomputed in the backward pass: unlike in `cross_entropy`, what the tokens'
-    cotangents will be is not known before.
+    A chunk's logits are recomputed in the backward pass: unlike in `cross_entropy`, the cotangents
+    are not known before.
 
     Args:
       hidden_BLD, unembed_VD, targets_BL, softcap, chunk_size: as in `cross_entropy`.

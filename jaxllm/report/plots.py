@@ -195,7 +195,7 @@ def chart(title, unit, lines, x_label='step', log_y=False, from_zero=False, mark
 def trend(points):
     """A noisy series as two lines: faint as it is, and its trend."""
     points = tuple(point for point in points if math.isfinite(point[1]))
-    if len(points) < 20:
+    if len(points) < 60:
         return [Line('measured', points)]
     return [Line('measured', points, faint=True), Line('trend', smooth(points))]
 

@@ -34,7 +34,7 @@ def render(run, extra=()):
     return page.page(
         title(run), subtitle(run),
         [Section('Results', sections.headline(run.train, run.evals, run.perf)),
-         Section('Notes', sections.notes(run.notes, run.train)),
+         Section('Notes', sections.notes(run.notes)),
          Section('Curves', sections.curves(run.train, run.evals, run.perf)),
          Section('Samples', sections.samples(run.samples)),
          *extra,
@@ -73,7 +73,7 @@ def progress(run):
     """How far the run is."""
     if not run.train:
         return 'no step recorded yet'
-    step, total = run.train[-1]['step'], files.lookup(run.config, 'train.steps')
+    step, total = run.train[-1]['step'], files.lookup(run.config, 'train.num_steps')
     if not isinstance(total, int) or step >= total:
         return f'{step:,} steps'
     return f'step {step:,} of {total:,}'

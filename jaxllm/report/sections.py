@@ -11,10 +11,11 @@ from jaxllm.train.progress import duration
 SAMPLES_SHOWN = 5
 PROMPTS_SHOWN = 8
 CHARACTERS_SHOWN = 1200
+NOTES_SHOWN = 20
 
 
 def headline(train, evals, perf):
-    """Tiles with the numbers that one looks for first."""
+    """Tiles with the numbers that one looks for first; `tokens` of a train record is a total."""
     tiles = [*_validation_tiles(evals), *_train_tiles(train), *_perf_tiles(perf)]
     if not tiles:
         return '<p class="quiet">Nothing has been measured yet.</p>'
@@ -41,8 +42,8 @@ def _validation_tiles(evals):
 
 def _train_tiles(train):
     tiles = []
-    if tokens := tokens_seen(train):
-        tiles.append(page.tile('Tokens trained on', page.short(tokens), '',
+    if tokens := series(train, 'tokens'):
+        tiles.append(page.tile('Tokens trained on', page.short(tokens[-1][1]), '',
                                f'in {train[-1]["step"]:,} steps'))
     skipped = sum(value for _, value in series(train, 'skipped'))
     if skipped:
@@ -52,15 +53,13 @@ def _train_tiles(train):
 
 def _perf_tiles(perf):
     tiles = []
-    # The first record includes compilation.
-    steady = perf[1:] or perf
-    speed = median([value for _, value in series(steady, 'tokens_per_second')])
+    speed = median([value for _, value in series(perf, 'tokens_per_second')])
     if speed is not None:
         tiles.append(page.tile('Speed', page.short(speed), 'tokens/s', 'median'))
-    share = median([value for _, value in series(steady, 'mfu')])
+    share = median([value for _, value in series(perf, 'mfu')])
     if share is not None:
         tiles.append(page.tile('MFU', f'{100 * share:.1f}', '%', 'of the measured matmul peak'))
-    wait = median([value for _, value in series(steady, 'data_wait_share')])
+    wait = median([value for _, value in series(perf, 'data_wait_share')])
     if wait is not None:
         tiles.append(page.tile('Waiting for data', f'{100 * wait:.1f}', '%', 'of the step time'))
     if wall := series(perf, 'wall_s'):
@@ -70,14 +69,6 @@ def _perf_tiles(perf):
         if values := [value for _, value in series(perf, key) if math.isfinite(value)]:
             tiles.append(page.tile(name, page.size_of(max(values)), '', hint))
     return tiles
-
-
-def tokens_seen(train):
-    """Tokens up to the last record, each standing for the steps since the one before it."""
-    total, before = 0., 0
-    for step, tokens in series(train, 'tokens'):
-        total, before = total + tokens * max(step - before, 1), step
-    return total
 
 
 def curves(train, evals, perf):
@@ -155,12 +146,25 @@ def fertility(rows):
 
 def data(rows):
     """The sources that the model learns from."""
-    first = ('source', 'documents', 'tokens', 'bytes', 'share', 'epochs', 'rejects', 'licence')
+    first = ('source', 'documents', 'tokens', 'bytes', 'share', 'epochs', 'license', 'licence',
+             'rejects', 'path')
     ordered = []
     for row in rows:
         keys = [key for key in first if key in row] + [key for key in row if key not in first]
-        ordered.append({key: row[key] for key in keys})
+        ordered.append({key: _rejects(row[key]) if key == 'rejects' else row[key] for key in keys})
     return page.table(ordered) if ordered else ''
+
+
+def _rejects(value):
+    """'3 of 60 (too short 3)' from a summary of rejects, or from one per file."""
+    if not isinstance(value, dict):
+        return value
+    if 'rejected' in value:
+        reasons = f' ({page.show(value["reasons"])})' if value.get('reasons') else ''
+        return f'{page.show(value["rejected"])} of {page.show(value.get("read"))}{reasons}'
+    if any(isinstance(item, dict) for item in value.values()):
+        return ', '.join(str(_rejects(item)) for item in value.values())
+    return page.show(value)
 
 
 def config(tree):
@@ -194,17 +198,17 @@ def lineage(tree):
     return ''.join(parts)
 
 
-def notes(records, train):
-    """Warnings and repairs, equal ones counted, and the steps that were skipped."""
+def notes(records):
+    """Warnings and repairs, equal ones counted."""
     texts = collections.defaultdict(list)
     for record in records:
         texts[str(record['text'])].append(record['step'])
-    skipped = [step for step, value in series(train, 'skipped') if value]
-    if skipped:
-        texts['The update was skipped: its loss or gradient was not usable.'] += skipped
-    items = ''.join(f'<li>{page.escape(text)} <span class="quiet">{_steps(steps)}</span></li>'
-                    for text, steps in texts.items())
-    return f'<div class="card notes"><ul>{items}</ul></div>' if items else ''
+    items = [f'<li>{page.escape(text)} <span class="quiet">{_steps(steps)}</span></li>'
+             for text, steps in texts.items()]
+    if len(items) > NOTES_SHOWN:
+        items[NOTES_SHOWN:] = [f'<li class="quiet">{len(items) - NOTES_SHOWN:,} more are in '
+                               'metrics.jsonl</li>']
+    return f'<div class="card notes"><ul>{"".join(items)}</ul></div>' if items else ''
 
 
 def _steps(steps):

@@ -78,6 +78,7 @@ def run(args, overrides):
     if not args.workdir:
         raise InputError('no run directory; use --workdir=DIR, e.g. --workdir=runs/base')
     start_jax(args.coordinator, args.num_processes, args.process_id)
+    stage.prepare(config)  # whatever can be found wrong is, before anything is written
     workdir = pathlib.Path(args.workdir).resolve()
     with locked(workdir):
         if jax.process_index() == 0:

@@ -2,22 +2,26 @@
 
 import jax
 
-from jaxllm.config import section
+from jaxllm.config import section, to_json
 from jaxllm.stages import corpus
 from jaxllm.train.progress import stage as say
 
 
+def prepare(config):
+    """Checks the config. Returns (TokenizerConfig, SourceSpecs)."""
+    return (section(corpus.TokenizerConfig, config.tokenizer, 'tokenizer'),
+            corpus.source_specs(config.data))
+
+
 def describe(config):
     """What a run would be, as text (`--dry_run`)."""
-    section(corpus.TokenizerConfig, config.tokenizer, 'tokenizer')
-    corpus.source_specs(config.data)
-    return str(config)
+    prepare(config)
+    return to_json(config)
 
 
 def run(config, workdir):
     """Writes `workdir/tokenizer`: tokenizer.json, fertility.json."""
-    settings = section(corpus.TokenizerConfig, config.tokenizer, 'tokenizer')
-    tokenizer = corpus.make_tokenizer(settings, corpus.source_specs(config.data),
-                                      workdir / 'tokenizer')
+    settings, specs = prepare(config)
+    tokenizer = corpus.make_tokenizer(settings, specs, workdir / 'tokenizer')
     if jax.process_index() == 0:
         say(f'{tokenizer.vocab_size:,} tokens in {workdir / "tokenizer"}')

@@ -200,7 +200,8 @@ class Metrics:
     def note(self, step, text):
         """Records a warning or a repair for the report. The text must be deterministic."""
         if self.is_writer:
-            self.files['metrics'].write({'step': int(step), 'kind': 'note', 'text': text, **self.context})
+            self.files['metrics'].write({**self.context, 'step': int(step), 'kind': 'note',
+                                         'text': text})
 
     def offsets(self):
         """Bytes per file, on the disk: to be saved in the checkpoint. Zeros on other processes."""

@@ -77,6 +77,9 @@ def loss_and_grads(objective, trainable, frozen, batch, rng, accum=1, penalty=No
         return loss, sums.metrics, _term_values(sums), grads
 
     def cut(x):
+        if x.shape[0] % accum:
+            raise InputError(f'a batch of {x.shape[0]} does not divide into train.accum={accum} '
+                             'micro-batches; use a batch size that is a multiple of it')
         x = x.reshape(x.shape[0] // accum, accum, *x.shape[1:]).swapaxes(0, 1)
         return constrain(x, None, 'batch', *(None,) * (x.ndim - 2))
 
@@ -124,7 +127,7 @@ def make_train_step(objective, optimizer, lr, *, seed, accum=1, clip_norm=0.0, e
       clip_norm: gradients are scaled down to this global norm; 0 = off.
       guard: GuardConfig. A skipped step leaves everything as it was but the step index and counts.
       prepare: prepare(trainable, frozen, batch) -> batch, once per step, without a gradient.
-      update_aux: update_aux(aux, metrics) -> aux.
+      update_aux: update_aux(aux, metrics) -> aux, after a step that was not skipped.
       penalty: penalty(trainable, frozen) -> scalar, added once after normalising.
 
     Metrics are float32 scalars: loss, terms, the objective's metrics, grad_norm, update_norm,
@@ -149,15 +152,16 @@ def make_train_step(objective, optimizer, lr, *, seed, accum=1, clip_norm=0.0, e
         ema = optax.incremental_update(trainable, state.ema, 1 - ema_decay) if ema_decay else {}
         metrics = {'loss': loss, 'grad_norm': grad_norm, 'update_norm': optax.tree.norm(updates),
                    'param_norm': optax.tree.norm(state.trainable), 'lr': rate,
-                   'skipped': (~accept).astype(jnp.float32), 'skips': guarded['skips'],
+                   'skipped': ~accept, 'skips': guarded['skips'],
                    'skips_in_row': guarded['skips_in_row']}
         metrics |= {name: total / jnp.maximum(weight, 1e-9)
                     for name, (total, weight) in sums.items()}
         if len(terms) > 1:
             metrics |= {f'terms/{name}': value for name, value in terms.items()}
+        metrics = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
         aux = state.aux | {'guard': guarded}
         if update_aux is not None:
-            aux = update_aux(aux, metrics)
+            aux = keep(update_aux(aux, metrics), aux)
         state = state.replace(
             step=state.step + 1, trainable=keep(trainable, state.trainable),
             opt_state=keep(opt_state, state.opt_state), ema=keep(ema, state.ema), aux=aux)

@@ -108,6 +108,13 @@ def test_bad_lines_are_counted_placed_and_passed_over(tmp_path):
     assert sum(summary['reasons'].values()) == len(lines)
 
 
+def test_a_deeply_nested_line_is_bad_json(tmp_path):
+    file = write(tmp_path / 'x.jsonl', '[' * 100_000 + '\n{"text": "good"}\n')
+    rejects = Rejects()
+    assert [d.origin for d in read(file, rejects)] == [f'{file}:2']
+    assert rejects.summary()['src']['reasons'] == {'bad JSON': 1}
+
+
 def test_a_share_of_bad_lines_is_refused_with_their_places(tmp_path):
     file = write(tmp_path / 'x.jsonl', '{"text": "good"}\n' + 'bad\n' * 7 + '{"text": "good"}\n')
     rejects = Rejects(tmp_path / 'rejects.jsonl')
@@ -188,7 +195,8 @@ def test_damaged_gzip_keeps_what_came_before(tmp_path, harm):
     if harm == 'cut':
         data = data[:len(data) // 2]
     elif harm == 'flip':
-        data[len(data) // 2] ^= 0xff
+        data += gzip.compress(b'more')
+        data[-len(gzip.compress(b'more')) + 10] = 0xff  # of the second member: no such block type
     else:
         data = b'plain text'
     file = write(tmp_path / 'in/a.jsonl.gz', bytes(data))

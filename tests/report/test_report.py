@@ -24,7 +24,7 @@ def write_json(path, content):
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp('runs') / 'my_run'
     write_json(folder / 'config.json', {
-        'stage': 'jaxllm.stages.pretrain', 'train': {'steps': 60, 'lr': 0.00125},
+        'stage': 'jaxllm.stages.pretrain', 'train': {'num_steps': 60, 'lr': 0.00125},
         'model': {'num_layers': 3, 'd_model': 48, 'vocab_size': 4096}, 'label': ATTACK})
     write_json(folder / 'lineage.json', {
         'parents': {'init_from': {'run': 'runs/parent_a', 'fingerprint': 'f00dcafe'}},
@@ -34,11 +34,13 @@ def workdir(tmp_path_factory):
         {'language': 'de', 'tokens_per_word': 1.875, 'bytes_per_token': 4.125}])
     write_json(folder / 'data/summary.json', {'books': {
         'documents': 12345, 'tokens': 7654321, 'licence': ATTACK, 'share': .625,
-        'rejects': {'too_short': 17}}})
+        'rejects': {'too_short': 17}}, 'code': {'documents': 60, 'license': '', 'rejects': {
+            'code': {'read': 63, 'rejected': 3, 'reasons': {'duplicate': 2, 'empty': 1}}}}})
     writer = Metrics(folder, None, is_writer=True, tensorboard=False)
     for step in range(1, 51):
         skipped = step in (13, 31)
-        writer.train(step, {'loss': math.nan if step == 13 else 9 - step / 10, 'tokens': 1000,
+        writer.train(step, {'loss': math.nan if step == 13 else 9 - step / 10,
+                            'tokens': 1000 * step,
                             'grad_norm': math.inf if skipped else 1., 'skipped': int(skipped),
                             'lr': 1e-3, 'nll': 3., 'update_norm': .1, 'accuracy': .5})
         if step % 10 == 0:
@@ -92,8 +94,9 @@ def test_contains_the_numbers(text):
             'Validation 1.0625 bits per byte', 'Next-token accuracy 37.5 %',
             'Tokens trained on 50k in 50 steps', 'Skipped steps 2', 'Speed 12.3k tokens/s',
             'MFU 31.2 %', 'Process memory 3 GiB', 'Device memory 1 GiB',
-            'books 0.8125', 'skipped step 2', '2 times: steps 13, 31', '2 times: steps 7, 8',
-            '12,345', '7,654,321', '0.625', 'too short 17', 'tokens per word', '1.875', '4.125',
+            'books 0.8125', 'skipped step 2', '2 times: steps 7, 8',
+            '12,345', '7,654,321', '0.625', 'too short 17',
+            '3 of 63 (duplicate 2, empty 1)', 'tokens per word', '1.875', '4.125',
             '0.00125', 'init_from runs/parent_a f00dcafe', 'abc123', '0.12.8'):
         assert expected in words, expected
 
@@ -163,9 +166,11 @@ def test_further_sections_are_shown(workdir):
     assert '<section id="win-rate"><h2>Win rate</h2>' in write_report(workdir, [extra]).read_text()
 
 
-def test_tokens_seen_counts_steps_between_records():
-    records = [{'step': 10, 'tokens': 5.}, {'step': 20, 'tokens': 7.}]
-    assert sections.tokens_seen(records) == 120
+def test_notes_are_counted_and_bounded():
+    records = [{'step': step, 'text': f'note {step // 2}'} for step in range(60)]
+    shown = visible(sections.notes(records))
+    assert 'note 0 2 times: steps 0, 1' in shown and 'note 19' in shown and 'note 20' not in shown
+    assert shown.endswith('10 more are in metrics.jsonl')
 
 
 def test_samples_show_first_and_last_step():

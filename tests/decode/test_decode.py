@@ -1,0 +1,363 @@
+"""Generation against the full forward pass, sampling against numpy, and what ends a row."""
+
+import collections
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxllm import decode
+from jaxllm.decode import generation, sampling
+from jaxllm.decode.text import TextTail
+from jaxllm.errors import InputError
+from jaxllm.models import transformer
+from jaxllm.models.config import AttentionConfig, ModelConfig, RopeConfig
+from jaxllm.sharding import ShardingConfig, make_mesh, shardings
+
+V = 46
+PROMPTS = [[5, 9, 3], [7] * 5 + [11, 2, 40, 1, 1, 30, 8], [45]]
+SAMPLED = decode.SamplingConfig(max_new_tokens=9, temperature=1.4)
+
+Model = collections.namedtuple('Model', 'cfg params mesh')
+
+
+def local_global():
+    """A window shorter than the text, fewer key-value heads, soft-caps, a layer in the tail."""
+    return ModelConfig(
+        vocab_size=V, d_model=16, num_layers=3, d_ff=24, max_seq_len=8, activation='geglu',
+        mlp_bias=False, norm='rmsnorm', norm_eps=1e-5, norm_unit_offset=True, post_norm=True,
+        positions='rope', tie_embeddings=True, embedding_scale=True, logit_softcap=7.0,
+        layer_pattern=('local', 'global'), remat='none', dtype='float32',
+        attention=AttentionConfig(4, 2, 4, 5, 3.0, 0.0, True, False, False, 'xla', 256),
+        rope=RopeConfig(1e4, 1e3, 'none', 1.0, 1.0, 4.0, 8192))
+
+
+def learned():
+    """Learned positions and heads, biases, embeddings that are not tied."""
+    return dataclasses.replace(
+        local_global(), norm='layernorm', norm_unit_offset=False, positions='learned',
+        max_seq_len=27, activation='gelu', mlp_bias=True, tie_embeddings=False,
+        embedding_scale=False, post_norm=False, layer_pattern=('global',), logit_softcap=0.0,
+        num_layers=2,
+        attention=AttentionConfig(4, 4, 4, 5, 0.0, 0.0, False, True, True, 'xla', 256))
+
+
+def build(cfg, mesh):
+    with jax.set_mesh(mesh):
+        shapes = jax.eval_shape(lambda key: transformer.init(key, cfg), jax.random.key(0))
+        rng = np.random.default_rng(3)  # compiling `init` takes longer than a test
+        params = jax.tree.map(lambda x: rng.normal(0, 0.4, x.shape).astype(np.float32), shapes)
+        return Model(cfg, jax.device_put(params, shardings(
+            transformer.param_axes(shapes), shapes, mesh)), mesh)
+
+
+@pytest.fixture(scope='module')
+def one():
+    """On one device."""
+    return build(local_global(), make_mesh(devices=jax.devices()[:1]))
+
+
+@pytest.fixture(scope='module', params=['local_global', 'learned'])
+def spread(request):
+    """On data 2 x fsdp 2 x tensor 2."""
+    cfg = {'local_global': local_global, 'learned': learned}[request.param]()
+    return build(cfg, make_mesh(ShardingConfig(preset='dp_fsdp_tp')))
+
+
+def generate(model, prompts, config, **kwargs):
+    with jax.set_mesh(model.mesh):
+        return decode.generate(model.params, model.cfg, prompts, config, **kwargs)
+
+
+def full_logits(model, rows):
+    """Logits of whole rows by the training forward pass, [L, V] each."""
+    L = max(map(len, rows))
+    tokens_BL = np.zeros((8, L), np.int32)
+    for i, row in enumerate(rows):
+        tokens_BL[i, :len(row)] = row
+    with jax.set_mesh(model.mesh):
+        logits_BLV = np.asarray(jax.jit(lambda p, x: transformer.apply(p, model.cfg, x))(
+            model.params, tokens_BL))
+    return [logits_BLV[i, :len(row)] for i, row in enumerate(rows)]
+
+
+def log_softmax(x):
+    x = x.astype(np.float64)
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def test_every_step_has_the_logprobs_of_the_full_forward(spread):
+    result = generate(spread, PROMPTS, SAMPLED, top_candidates=V)
+    full = full_logits(spread, [p + t for p, t in zip(PROMPTS, result.tokens, strict=True)])
+    for row, (prompt, tokens) in enumerate(zip(PROMPTS, result.tokens, strict=True)):
+        expected_TV = log_softmax(full[row][len(prompt) - 1:-1] / 1.4)
+        ids_TA, logprobs_TA = result.candidates[row]
+        assert ids_TA.shape == (9, V) and (np.sort(ids_TA) == np.arange(V)).all()
+        np.testing.assert_allclose(logprobs_TA, np.take_along_axis(expected_TV, ids_TA, 1),
+                                   atol=2e-5)
+        assert (np.diff(logprobs_TA) <= 0).all()
+        chosen_T = expected_TV[np.arange(9), tokens]
+        np.testing.assert_allclose(result.logprobs[row], chosen_T, atol=2e-5)
+        np.testing.assert_allclose(result.sample_logprobs[row], chosen_T, atol=2e-5)
+        assert result.logprobs[row].dtype == np.float32
+    assert result.finish == ['length'] * 3 and result.texts == [''] * 3
+
+
+def test_greedy_is_the_argmax_of_the_full_forward(spread):
+    config = dataclasses.replace(SAMPLED, temperature=0.0)
+    result = generate(spread, PROMPTS, config)
+    full = full_logits(spread, [p + t for p, t in zip(PROMPTS, result.tokens, strict=True)])
+    for row, prompt in enumerate(PROMPTS):
+        steps_TV = full[row][len(prompt) - 1:-1]
+        assert result.tokens[row] == steps_TV.argmax(-1).tolist()
+        np.testing.assert_allclose(result.logprobs[row], log_softmax(steps_TV).max(-1), atol=2e-5)
+        assert (result.sample_logprobs[row] == 0).all()
+
+
+def test_a_row_does_not_depend_on_its_batch(one):
+    prompts = PROMPTS + [[4, 4], [1, 2, 3, 4, 5, 6]]
+    together = generate(one, prompts, SAMPLED, seed=8)
+    apart = generate(one, prompts, SAMPLED, seed=8, batch_size=2, pad_id=17)
+    alone = [generate(one, [prompts[i]], SAMPLED, seed=8, row_ids=[i]) for i in (0, 3)]
+    assert together.tokens == apart.tokens
+    assert [together.tokens[i] for i in (0, 3)] == [x.tokens[0] for x in alone]
+    for i in (0, 3):
+        np.testing.assert_allclose(together.logprobs[i], alone[i // 3].logprobs[0], atol=1e-5)
+
+
+def test_results_do_not_depend_on_the_mesh(one):
+    mesh = make_mesh(ShardingConfig(preset='dp_fsdp_tp'))
+    spread = build(one.cfg, mesh)
+    assert (generate(one, PROMPTS, SAMPLED, seed=5).tokens
+            == generate(spread, PROMPTS, SAMPLED, seed=5).tokens)
+
+
+def test_seeds(one):
+    same = [generate(one, [PROMPTS[0]] * 3, SAMPLED, seed=s).tokens for s in (1, 1, 2)]
+    assert same[0] == same[1]
+    assert same[0] != same[2]
+    assert len(set(map(tuple, same[0]))) == 3  # one prompt, three rows, three texts
+    by_key = generate(one, [PROMPTS[0]] * 3, SAMPLED, seed=jax.random.key(1))
+    assert by_key.tokens == same[0]
+
+
+def reference_keep(logits_V, top_k, top_p, min_p):
+    """Ids that sampling may choose, by sorting."""
+    order = np.argsort(-logits_V, kind='stable')
+    order = order[:top_k or len(order)]
+    p = np.exp(log_softmax(logits_V[order]))
+    order = order[:1 + int((np.cumsum(p) < top_p).sum())]
+    p = np.exp(log_softmax(logits_V[order]))
+    return set(order[p >= min_p * p.max()].tolist())
+
+
+@pytest.mark.parametrize('top_k, top_p, min_p', [
+    (1, 1.0, 0.0), (7, 1.0, 0.0), (400, 1.0, 0.0), (0, 0.6, 0.0), (0, 1e-6, 0.0), (0, 1.0, 0.07),
+    (0, 1.0, 1.0), (20, 0.8, 0.1)])
+def test_truncation_against_sorting(top_k, top_p, min_p):
+    logits_BV = np.random.default_rng(4).normal(0, 2, (13, 333)).astype(np.float32)
+    config = decode.SamplingConfig(top_k=top_k, top_p=top_p, min_p=min_p)
+    kept_BV = np.asarray(sampling.truncate(jnp.asarray(logits_BV), config.numbers, config.switches))
+    for logits_V, kept_V in zip(logits_BV, kept_BV, strict=True):
+        ids = reference_keep(logits_V, top_k, top_p, min_p)
+        assert set(np.flatnonzero(kept_V > -np.inf).tolist()) == ids
+        assert (kept_V[list(ids)] == logits_V[list(ids)]).all()
+
+
+def test_penalty_and_both_logprobs():
+    logits_BV = np.random.default_rng(0).normal(0, 3, (11, 29)).astype(np.float32)
+    seen_BV = np.random.default_rng(1).random((11, 29)) < 0.4
+    config = decode.SamplingConfig(temperature=0.7, top_k=6, repetition_penalty=1.3)
+    keys_B = jax.random.split(jax.random.key(2), 11)
+    choice = sampling.choose(logits_BV, keys_B, seen_BV, config.numbers, config.switches)
+    for b, token in enumerate(choice.tokens_B.tolist()):
+        weaker_V = [x if not s else x / 1.3 if x > 0 else x * 1.3
+                    for x, s in zip(logits_BV[b], seen_BV[b], strict=True)]
+        scaled_V = np.array(weaker_V) / 0.7
+        ids = sorted(reference_keep(scaled_V, 6, 1.0, 0.0))
+        sampled = log_softmax(scaled_V[ids])[ids.index(token)]
+        assert float(choice.sample_logprobs_B[b]) == pytest.approx(sampled, abs=1e-5)
+        whole = log_softmax(logits_BV[b] / 0.7)[token]
+        assert float(choice.logprobs_B[b]) == pytest.approx(whole, abs=1e-5)
+
+
+def test_penalty_counts_prompt_and_text(one):
+    """So strong a penalty lets no token come twice, whether of the prompt or of the text."""
+    config = decode.SamplingConfig(max_new_tokens=12, temperature=0.0, repetition_penalty=1e6)
+    result = generate(one, PROMPTS, config, top_candidates=V)
+    for prompt, tokens in zip(PROMPTS, result.tokens, strict=True):
+        assert len(set(tokens)) == 12 and not set(tokens) & set(prompt)
+
+
+def test_frequencies_follow_the_distribution():
+    p_V = np.array([0.4, 0.05, 0.3, 0.2, 0.05])
+    B = 20_000
+    logits_BV = jnp.tile(jnp.log(jnp.asarray(p_V, jnp.float32))[None] / 2, (B, 1))
+    keys_B = jax.random.split(jax.random.key(0), B)
+    for config, expected_V in [
+            (decode.SamplingConfig(temperature=0.5), p_V),
+            (decode.SamplingConfig(temperature=0.5, top_k=3), p_V * [1, 0, 1, 1, 0] / 0.9),
+            (decode.SamplingConfig(temperature=0.5, top_p=0.5), p_V * [1, 0, 1, 0, 0] / 0.7)]:
+        choice = sampling.choose(logits_BV, keys_B, None, config.numbers, config.switches)
+        share_V = np.bincount(choice.tokens_B, minlength=5) / B
+        error_V = np.sqrt(expected_V * (1 - expected_V) / B)
+        assert (np.abs(share_V - expected_V) <= 4 * error_V).all()
+
+
+class Words:
+    """A tokenizer whose tokens are pieces of words; two of them halves of one character."""
+    bos_id = 6
+    pieces = [b'ab', b'a', b'bc', ' ü'.encode(), 'ü'.encode()[:1], 'ü'.encode()[1:], b'',
+              b'\n', 'x–'.encode(), b' the']
+
+    def token_bytes(self, token_id):
+        return self.pieces[token_id % len(self.pieces)]
+
+    def text(self, ids):
+        return b''.join(map(self.token_bytes, ids)).decode(errors='replace')
+
+
+LONG = decode.SamplingConfig(max_new_tokens=60, temperature=1.3)
+
+
+@pytest.fixture(scope='module')
+def long(one):
+    """Without a stop: what the rows below would have been."""
+    return generate(one, PROMPTS, LONG, tokenizer=Words(), seed=4)
+
+
+def test_stop_ids_end_a_row_and_the_loop(one, long):
+    assert long.num_steps == 60 and long.finish == ['length'] * 3
+    assert long.texts == [Words().text(tokens) for tokens in long.tokens]
+    stops = tuple(tokens[5 + 2 * i] for i, tokens in enumerate(long.tokens))
+    result = generate(one, PROMPTS, LONG, tokenizer=Words(), seed=4, stop_ids=stops)
+    ends = [min(tokens.index(s) for s in stops if s in tokens) + 1 for tokens in long.tokens]
+    for row, end in enumerate(ends):
+        assert result.tokens[row] == long.tokens[row][:end]
+        assert result.texts[row] == Words().text(long.tokens[row][:end - 1])
+        assert len(result.logprobs[row]) == len(result.sample_logprobs[row]) == end
+        np.testing.assert_array_equal(result.logprobs[row], long.logprobs[row][:end])
+    assert result.finish == ['stop'] * 3
+    assert result.num_steps == max(ends) < 12
+
+
+def test_stop_strings_cut_within_tokens(one, long):
+    words = Words()
+    text, tokens = long.texts[0], long.tokens[0]
+    # From the middle of one token to the middle of a later one.
+    ends = np.cumsum([len(words.token_bytes(t)) for t in tokens])
+    raw = b''.join(map(words.token_bytes, tokens))
+    at = next(i for i in range(20, 90) if raw[i:i + 6].isascii() and i not in ends
+              and raw.find(raw[i:i + 6]) == i)
+    stop = raw[at:at + 6].decode()
+    result = generate(one, PROMPTS, LONG, tokenizer=words, seed=4,
+                      stop_strings=(stop, 'never written'))
+    assert result.texts[0] == raw[:at].decode(errors='replace') != text
+    assert result.tokens[0] == tokens[:int(np.searchsorted(ends, at + 6)) + 1]
+    assert len(result.logprobs[0]) == len(result.tokens[0])
+    for row in range(3):
+        assert (result.finish[row] == 'stop_string') == (stop in long.texts[row])
+    alone = generate(one, PROMPTS[:1], LONG, tokenizer=words, seed=4, stop_strings=[stop])
+    assert alone.texts == result.texts[:1] and alone.num_steps <= len(alone.tokens[0]) + 16 < 60
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1.3])
+def test_stream_is_generate_piece_by_piece(one, long, temperature):
+    config = dataclasses.replace(LONG, temperature=temperature)
+    stops = [long.texts[1][30:34]]
+    expected = generate(one, [PROMPTS[1]], config, tokenizer=Words(), seed=4, stop_strings=stops)
+    with jax.set_mesh(one.mesh):
+        pieces = list(decode.stream(one.params, one.cfg, PROMPTS[1], config, Words(), seed=4,
+                                    stop_strings=stops))
+    assert ''.join(pieces) == expected.texts[0]
+    assert all(pieces)
+
+
+def test_tail_gives_out_whole_characters_and_no_stop_string():
+    """Random bytes in random tokens: the pieces add up to what one search over all of it finds."""
+    rng = np.random.default_rng(7)
+    alphabet = 'aab ü–\U0001f600'.encode() + b'\xff'
+    for _ in range(300):
+        raw = bytes(rng.choice(list(alphabet), 40).astype(np.uint8))
+        cuts = sorted(rng.integers(0, 40, 12).tolist())
+        tokens = [raw[a:b] for a, b in zip([0] + cuts, cuts + [40], strict=True)]
+        stops = ['aab', 'ba', ' ü']
+        tail, pieces = TextTail(stops), []
+        for i, token in enumerate(tokens):
+            stopped = tail.push(token)
+            pieces.append(tail.take(final=i == len(tokens) - 1))
+            if stopped:
+                break
+        expected = raw
+        for end in np.cumsum([len(t) for t in tokens]):
+            found = [at for s in stops if (at := raw[:end].find(s.encode())) >= 0]
+            if found:
+                expected = raw[:min(found)]
+                break
+        assert ''.join(pieces) == tail.text == expected.decode(errors='replace')
+        if len(expected.decode(errors='ignore').encode()) == len(expected):  # valid UTF-8
+            assert '�' not in ''.join(pieces)
+
+
+def test_tail_holds_back_only_what_may_become_a_stop_string():
+    tail = TextTail(['\nUser'])
+    tail.push(b'Hi.\nUs')
+    assert tail.take() == 'Hi.'
+    tail.push(b'\xc3')
+    assert tail.take() == '\nUs'
+    tail.push(b'\xbc')
+    assert tail.take() == 'ü'
+    assert not tail.push(b'\nUse') and tail.take() == ''
+    assert tail.push(b'r:') and tail.take() == '' and tail.text == 'Hi.\nUsü'
+
+
+def test_an_empty_prompt_starts_from_bos(one):
+    empty, bos = (generate(one, [p], SAMPLED, tokenizer=Words()) for p in ([], [6]))
+    assert empty.tokens == bos.tokens
+    assert generate(one, [[]], SAMPLED, bos_id=6).tokens == bos.tokens
+    with pytest.raises(InputError, match='prompt 1 is empty'):
+        generate(one, [[1], []], SAMPLED)
+    assert generate(one, [], SAMPLED).tokens == []
+
+
+def test_learned_positions_bound_the_text():
+    model = build(learned(), make_mesh(devices=jax.devices()[:1]))
+    config = decode.SamplingConfig(max_new_tokens=24)
+    assert len(generate(model, [[1, 2, 3], [4]], config).tokens[1]) == 24
+    with pytest.raises(InputError, match='max_new_tokens=23'):
+        generate(model, [[1, 2, 3, 4]], config)
+
+
+@pytest.mark.parametrize('field, value', [
+    ('max_new_tokens', 0), ('temperature', -0.1), ('temperature', float('nan')), ('top_k', -1),
+    ('top_p', 0.0), ('top_p', 1.1), ('min_p', -0.1), ('repetition_penalty', 0.0)])
+def test_bad_settings(field, value):
+    with pytest.raises(InputError, match=f'sampling.{field}='):
+        decode.SamplingConfig(**{field: value})
+
+
+@pytest.mark.parametrize('message, prompts, kwargs', [
+    ('token id 46', [[46]], {}),
+    ('stop_ids', [[1]], {'stop_ids': (99,)}),
+    ('need the bytes', [[1]], {'stop_strings': ('a',)}),
+    ('must be a list', [[1]], {'stop_strings': 'ab', 'tokenizer': Words()}),
+    ('not empty', [[1]], {'stop_strings': ('a', ''), 'tokenizer': Words()}),
+    ('top_candidates', [[1]], {'top_candidates': V + 1}),
+    ('2 row_ids for 1', [[1]], {'row_ids': [1, 2]})])
+def test_bad_arguments(one, message, prompts, kwargs):
+    with pytest.raises(InputError, match=message):
+        generate(one, prompts, SAMPLED, **kwargs)
+
+
+def test_other_numbers_and_lengths_of_one_bucket_compile_nothing(one):
+    def run(lengths, config):
+        generate(one, [[1] * n for n in lengths], config)
+
+    config = decode.SamplingConfig(max_new_tokens=9, temperature=1.0, top_p=0.8)
+    run((3, 5, 2), config)
+    sizes = [f._cache_size() for f in (generation.loop.start, generation.loop.run)]
+    run((7, 1, 1), dataclasses.replace(config, temperature=0.6, top_p=0.9, max_new_tokens=5))
+    assert [f._cache_size() for f in (generation.loop.start, generation.loop.run)] == sizes
