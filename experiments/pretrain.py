@@ -21,10 +21,10 @@ def get_config(arg=''):
     config.init_from = ''
 
     source = lambda **values: ml_collections.ConfigDict(dict(
-        dict(path='python:stdlib', split='train', text_key='text', license='', weight=1.0,
+        dict(path='python:stdlib', split='train', text_key='text', license='PSF-2.0', weight=1.0,
              max_documents=0), **values))
     config.data = ml_collections.ConfigDict(dict(
-        sources=dict(text=source(path=arg.text)) if arg.text else dict(
+        sources=dict(text=source(path=arg.text, license='')) if arg.text else dict(
             docstrings=source(split='docstrings', weight=2.0),
             topics=source(split='topics', weight=1.0),
             source=source(split='source', weight=5.0)),

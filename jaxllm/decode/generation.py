@@ -170,8 +170,10 @@ class Runner:
         ids_B = np.zeros((B,), np.int32)
         ids_B[:len(row_ids)] = row_ids
         rows = {'tokens': tokens_BL, 'lengths': lengths_B, 'real': np.arange(B) < len(prompts),
-                'keys': jax.vmap(jax.random.fold_in, (None, 0))(request.key, ids_B)}
+                'ids': ids_B}
         self._rows = jax.device_put(rows, batch_shardings(rows, mesh))
+        self._rows['keys'] = jax.vmap(jax.random.fold_in, (None, 0))(request.key,
+                                                                     self._rows.pop('ids'))
         stops = np.full((bucket(len(request.stop_ids), least=4),), -1, np.int32)
         stops[:len(request.stop_ids)] = request.stop_ids
         self._args = jax.device_put((stops, request.sampling.numbers), replicated(mesh))

@@ -31,7 +31,7 @@ class Norms:
 
     @property
     def ratio(self):
-        """Update to weight; about 1e-3 is usual (https://karpathy.github.io/2019/04/25/recipe/)."""
+        """Update to weight; about 1e-3 is usual (https://cs231n.github.io/neural-networks-3/)."""
         return self.update / self.param if self.param else math.inf if self.update else 0.0
 
 
@@ -65,6 +65,37 @@ class Inspection:
     norms: tuple
     attention_HMM: tuple
     row: int
+
+    def text(self, row):
+        """The row as it reads: [(text, position whose loss is of this token, segment id)].
+
+        The first token of a segment is only given, never predicted: its position is -1.
+        """
+        pieces, L = [], self.tokens_BL.shape[1]
+        for t in range(L):
+            segment = self.segment_ids_BL[row, t]
+            before = self.segment_ids_BL[row, t - 1] if t else 0
+            after = self.segment_ids_BL[row, t + 1] if t + 1 < L else segment
+            if not segment:
+                continue
+            if segment != before:
+                pieces.append((self.words[int(self.tokens_BL[row, t])], -1, int(segment)))
+            if segment == after or self.weights_BL[row, t]:
+                pieces.append((self.words[int(self.targets_BL[row, t])], t, int(segment)))
+        return pieces
+
+    def worst(self, count):
+        """(row, position) of the `count` weighted tokens with the largest losses, largest first."""
+        nll_BL = np.where(self.weights_BL > 0, self.nll_BL, -np.inf)
+        order = np.argsort(-nll_BL, axis=None, kind='stable')[:count]
+        places = zip(*np.unravel_index(order, nll_BL.shape), strict=True)
+        return [(int(b), int(t)) for b, t in places if self.weights_BL[b, t] > 0]
+
+    def candidates(self, row, position):
+        """[(text, probability)] of the likeliest next tokens."""
+        return [(self.words[int(i)], math.exp(x)) for i, x in zip(
+            self.candidate_ids_BLA[row, position], self.candidate_logprobs_BLA[row, position],
+            strict=True)]
 
     def layers(self):
         """Norms of whole layers, in the order of the data flow: [Norms] with an empty name, or the

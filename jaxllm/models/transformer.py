@@ -134,7 +134,8 @@ class Stack(nn.Module):
             scan = nn.scan(Group, variable_axes={'params': 0, 'intermediates': 0},
                            split_rngs={'params': True}, in_axes=nn.broadcast,
                            length=cfg.num_groups)
-            carry, _ = scan(cfg, cfg.layer_pattern, True, name='layers')(carry, segment_ids_BL, rope)
+            layers = scan(cfg, cfg.layer_pattern, True, name='layers')
+            carry, _ = layers(carry, segment_ids_BL, rope)
         if cfg.tail:
             carry, _ = Group(cfg, cfg.tail, False, name='tail')(carry, segment_ids_BL, rope)
         x_BLD, cache, _ = carry
@@ -209,8 +210,8 @@ def embed(params, cfg, tokens_BL, positions_BL):
                          f'model.max_seq_len={cfg.max_seq_len}; use shorter rows or a longer table')
 
     def look_up(table, index_BL):
-        # Each device looks up its slice of d_model for the rows of all, and slices are exchanged for
-        # rows: B L D numbers move, and not V D ones as if the table were gathered.
+        # Each device looks up its slice of d_model for the rows of all; then slices are exchanged
+        # for rows: B L D numbers move, and not V D ones as if the table were gathered.
         x_BLD = constrain(table[index_BL], 'rows', 'seq', 'd_model').astype(cfg.dtype)
         return constrain(x_BLD, 'batch', 'seq', 'd_model')
 
@@ -260,14 +261,15 @@ def apply_hidden(params, cfg, tokens_BL, *, positions_BL=None, segment_ids_BL=No
 
 
 def unembed_matrix(params, cfg):
-    """[V, D] in the compute dtype: the head, or the token embeddings where they are tied."""
-    table = params['embed']['tokens'] if cfg.tie_embeddings else params['head']['kernel']
-    return table.astype(cfg.dtype)
+    """[V, D] float32: the head, or the token embeddings where they are tied. Users cast it to the
+    compute dtype themselves, so that gradients of chunks and devices are summed in float32."""
+    return params['embed']['tokens'] if cfg.tie_embeddings else params['head']['kernel']
 
 
 def unembed(params, cfg, hidden_BLD):
     """Logits [B, L, V] in float32, soft-capped where the model says so."""
-    logits_BLV = jnp.einsum('BLD,VD->BLV', hidden_BLD, unembed_matrix(params, cfg),
+    table_VD = unembed_matrix(params, cfg).astype(cfg.dtype)
+    logits_BLV = jnp.einsum('BLD,VD->BLV', hidden_BLD, table_VD,
                             preferred_element_type=jnp.float32)
     if cfg.logit_softcap:
         logits_BLV = cfg.logit_softcap * jnp.tanh(logits_BLV / cfg.logit_softcap)

@@ -14,7 +14,7 @@ class Run:
     name: str
     config: dict
     lineage: dict
-    train: tuple      # records of metrics.jsonl by kind
+    train: tuple      # records of metrics.jsonl and perf.jsonl by kind
     evals: tuple
     notes: tuple
     perf: tuple
@@ -69,14 +69,13 @@ def read_run(workdir):
     if not any(path.exists() for path in paths.values()):
         raise InputError(f'{workdir} has none of the files of a run ({", ".join(names.values())}). '
                          'Give the workdir of a run that has started.')
-    records = metrics.read_jsonl(paths['metrics'])
+    records = metrics.read_jsonl(paths['metrics']) + metrics.read_jsonl(paths['perf'])
     kinds = {kind: tuple(r for r in records if r['kind'] == kind)
-             for kind in ('train', 'eval', 'note')}
+             for kind in ('train', 'eval', 'note', 'perf')}
     return Run(
         name=workdir.resolve().name,
         config=read_json(paths['config'], {}), lineage=read_json(paths['lineage'], {}),
-        train=kinds['train'], evals=kinds['eval'], notes=kinds['note'],
-        perf=tuple(metrics.read_jsonl(paths['perf'])),
+        train=kinds['train'], evals=kinds['eval'], notes=kinds['note'], perf=kinds['perf'],
         samples=tuple(metrics.read_jsonl(paths['samples'])),
         fertility=rows_of(read_json(paths['fertility'], []), paths['fertility']),
         data=rows_of(read_json(paths['data'], []), paths['data']))

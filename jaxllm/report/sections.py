@@ -207,7 +207,7 @@ def notes(records):
              for text, steps in texts.items()]
     if len(items) > NOTES_SHOWN:
         items[NOTES_SHOWN:] = [f'<li class="quiet">{len(items) - NOTES_SHOWN:,} more are in '
-                               'metrics.jsonl</li>']
+                               'metrics.jsonl and perf.jsonl</li>']
     return f'<div class="card notes"><ul>{"".join(items)}</ul></div>' if items else ''
 
 

@@ -59,12 +59,14 @@ def _means(sums):
 def make_sample(model, tokenizer, prompts, sampling, *, seed):
     """sample(state) -> [{'prompt', 'completion'}], one record per prompt."""
     ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
+    # A model may have more rows than the tokenizer has tokens, and at first it writes them.
+    text = lambda tokens: tokenizer.decode([i for i in tokens if i < tokenizer.vocab_size])
 
     def sample(state):
         if not prompts:
             return []
         out = decode.generate(weights(state), model, ids, sampling, seed=seed,
                               stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id)
-        return [{'prompt': prompt, 'completion': tokenizer.decode(tokens)}
+        return [{'prompt': prompt, 'completion': text(tokens)}
                 for prompt, tokens in zip(prompts, out.tokens, strict=True)]
     return sample

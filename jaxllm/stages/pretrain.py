@@ -40,6 +40,15 @@ def describe(config):
     return plan.describe(config, trainer)
 
 
+def training_data(config, specs, stores):
+    """The mixture of all sources, as batches by step."""
+    return PackedData(
+        [(spec.name, stores[spec.name].train, spec.weight) for spec in specs],
+        seq_len=config.data.seq_len, batch_size=config.train.batch_size, seed=config.seed,
+        infill=section(InfillConfig, config.data.infill, 'data.infill'),
+        process_index=jax.process_index(), process_count=jax.process_count())
+
+
 def run(config, workdir):
     """Trains in `workdir`, or goes on there."""
     trainer, objective, parent = prepare(config)
@@ -57,11 +66,7 @@ def run(config, workdir):
                          f'{model.vocab_size} is too small; use '
                          f'--config.model.vocab_size={tokenizer.vocab_size}')
     stores = corpus.make_stores(data, specs, tokenizer, workdir / 'data')
-    source = PackedData(
-        [(spec.name, stores[spec.name].train, spec.weight) for spec in specs],
-        seq_len=data.seq_len, batch_size=train.batch_size, seed=config.seed,
-        infill=section(InfillConfig, data.infill, 'data.infill'),
-        process_index=jax.process_index(), process_count=jax.process_count())
+    source = training_data(config, specs, stores)
     rows = corpus.summary(specs, stores, source, train.num_steps, workdir / 'data')
     if jax.process_index() == 0:
         write_atomic(workdir / 'data' / 'summary.json', json.dumps(rows, indent=1))

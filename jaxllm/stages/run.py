@@ -7,6 +7,7 @@ import os
 import pathlib
 
 import jax
+import numpy as np
 
 from jaxllm import config as configs
 from jaxllm.errors import InputError
@@ -34,11 +35,31 @@ def start_jax(coordinator='', num_processes=1, process_id=0):
 
 
 @contextlib.contextmanager
-def locked(workdir):
-    """Only one run at a time writes to a directory; process 0 holds the lock for all of its run."""
-    if jax.process_index():
+def claimed(workdir, config):
+    """The run directory as this run's own: one run at a time writes to it, of one config.
+
+    Process 0 claims it for all and holds the lock; the others wait until it has, or stop with it.
+    """
+    with contextlib.ExitStack() as stack:
+        problem = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(_locked(workdir))
+                configs.claim_workdir(workdir, config)
+            except InputError as error:
+                problem = error
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+            failed = multihost_utils.broadcast_one_to_all(np.int32(problem is not None))
+            if failed and problem is None:
+                raise InputError(f'process 0 could not use {workdir}; see its message')
+        if problem:
+            raise problem
         yield
-        return
+
+
+@contextlib.contextmanager
+def _locked(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / '.lock', 'a+', encoding='utf-8') as file:
         try:
@@ -80,9 +101,7 @@ def run(args, overrides):
     start_jax(args.coordinator, args.num_processes, args.process_id)
     stage.prepare(config)  # whatever can be found wrong is, before anything is written
     workdir = pathlib.Path(args.workdir).resolve()
-    with locked(workdir):
-        if jax.process_index() == 0:
-            configs.claim_workdir(workdir, config)
+    with claimed(workdir, config):
         try:
             stage.run(config, workdir)
         except Interrupted as stop:

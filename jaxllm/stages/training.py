@@ -36,7 +36,7 @@ class Trainer:
             num_steps=train.num_steps, log_every=train.log_every, eval_every=train.eval_every,
             sample_every=train.sample_every, save_every=train.save_every,
             profile_step=train.profile_step)
-        lr = optim.schedule(self.optim, train.num_steps)
+        self.lr = optim.schedule(self.optim, train.num_steps)
         with jax.set_mesh(self.mesh):
             params = jax.eval_shape(lambda: transformer.init(jax.random.key(0), model))
         self.num_params = transformer.num_params(params)
@@ -45,7 +45,7 @@ class Trainer:
         self.state_shape = jax.eval_shape(self._new_state, params)
         self.state_shardings = state_shardings(self.state_shape, self.param_shardings, self.mesh)
         self.step = make_train_step(
-            objective, self.optimizer, lr, seed=config.seed, accum=train.accum,
+            objective, self.optimizer, self.lr, seed=config.seed, accum=train.accum,
             clip_norm=self.optim.clip_norm, ema_decay=self.optim.ema_decay, guard=self.guard)
 
     def _check_batch(self, batch_size, accum):
@@ -110,7 +110,7 @@ class Trainer:
         with Progress(self.loop.num_steps, start, enabled=writer) as progress:
             for repair in repairs:
                 progress.line(repair)
-                metrics.note(start, repair)
+                metrics.repair(start, repair)
             if start:
                 progress.line(f'going on from step {start:,}')
             try:

@@ -181,6 +181,18 @@ def load_params(folder, like, *, step=None, part='params'):
     Raises:
       InputError: no checkpoint there, or one of other shapes.
     """
+    parts, step = _read(folder, {part: _plain(like)}, step)
+    return parts[part], step
+
+
+def load_state(folder, like, *, step=None):
+    """The TrainState of the checkpoint `step` (default: the best), for reading only."""
+    parts, _ = _read(folder, _split(like), step)
+    return _join(parts, like)
+
+
+def _read(folder, wanted, step):
+    """Reads without touching the folder, so that a run may write to it meanwhile."""
     if not epath.Path(folder).exists():
         raise InputError(f'{folder} does not exist, so there is no model to load; check the run '
                          'directory, or train it first')
@@ -188,11 +200,10 @@ def load_params(folder, like, *, step=None, part='params'):
     if not orbax.checkpoints:
         raise InputError(f'{folder} holds no complete checkpoint; let the run save one first')
     step = best_step(orbax) if step is None else step
-    wanted = {part: _plain(like)}
     _check(folder, step, wanted, orbax.checkpointables_metadata(step).metadata)
-    loaded = orbax.load_checkpointables(step, wanted)[part]
+    parts = orbax.load_checkpointables(step, wanted)
     orbax.close()
-    return loaded, step
+    return parts, step
 
 
 def _first_line(error):

@@ -61,19 +61,26 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Notices SIGTERM and SIGINT while in scope; a second one acts at once."""
+    """Notices SIGTERM and SIGINT while in scope; a second one acts at once.
+
+    With several processes SIGTERM is left to JAX, which tells all of them and agrees on a step;
+    SIGINT becomes a SIGTERM.
+    """
 
     def __enter__(self):
         self.signum = 0
         self._old = {}
         for signum in (signal.SIGTERM, signal.SIGINT):
-            self._old[signum] = signal.signal(signum, self._notice)
+            if jax.process_count() == 1 or signum == signal.SIGINT:
+                self._old[signum] = signal.signal(signum, self._notice)
         return self
 
     def _notice(self, signum, frame):
         del frame
         self.signum = signum
         signal.signal(signum, self._old[signum])
+        if jax.process_count() > 1:
+            signal.raise_signal(signal.SIGTERM)
 
     def at(self, step):
         """The signal to stop for before `step`, or 0; the same on every process."""

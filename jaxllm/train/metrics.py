@@ -145,8 +145,8 @@ class JsonlWriter:
 class Metrics:
     """Routes what a run measures to its files; on every process but the writer it does nothing.
 
-    metrics.jsonl holds what is deterministic (kinds 'train', 'eval', 'note'), perf.jsonl times and
-    memory, samples.jsonl generated text. Finite scalars go to TensorBoard and W&B too.
+    metrics.jsonl holds what is deterministic (kinds 'train', 'eval', 'note'), perf.jsonl times,
+    memory and repairs (kinds 'perf', 'note'), samples.jsonl generated text. Finite scalars go to TensorBoard and W&B too.
     """
 
     def __init__(self, workdir, offsets, is_writer, tensorboard=True, wandb_project='',
@@ -174,7 +174,7 @@ class Metrics:
         self.files = {name: JsonlWriter(workdir / file, offsets[name])
                       for name, file in FILES.items()}
         before = {name: read_jsonl(workdir / FILES[name]) for name in ('metrics', 'perf')}
-        walls = [record['wall_s'] for record in before['perf']]
+        walls = [record['wall_s'] for record in before['perf'] if record['kind'] == 'perf']
         self.started = time.monotonic() - (walls[-1] if walls else 0.)
         self.events = _start_tensorboard(workdir / 'tensorboard', before) if tensorboard else None
 
@@ -198,10 +198,16 @@ class Metrics:
             self.files['samples'].write({**values, 'step': int(step)})
 
     def note(self, step, text):
-        """Records a warning or a repair for the report. The text must be deterministic."""
+        """Records a warning for the report. The text must be deterministic."""
         if self.is_writer:
             self.files['metrics'].write({**self.context, 'step': int(step), 'kind': 'note',
                                          'text': text})
+
+    def repair(self, step, text):
+        """Records what a resume had to mend. It stands in perf.jsonl: metrics.jsonl is the same as
+        that of a run to which nothing happened."""
+        if self.is_writer:
+            self.files['perf'].write({'step': int(step), 'kind': 'note', 'text': text})
 
     def offsets(self):
         """Bytes per file, on the disk: to be saved in the checkpoint. Zeros on other processes."""

@@ -5,11 +5,12 @@ learning rate follows `state.step`, not a counter that a skipped step would leav
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import optax
-from optax.contrib import MuonDimensionNumbers, muon
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from jaxllm.errors import InputError
 from jaxllm.models.transformer import param_axes
@@ -106,6 +107,28 @@ def _muon_dimensions(axes):
     return MuonDimensionNumbers(reduction_axis=into, output_axis=out)
 
 
+def _adam(config):
+    return optax.scale_by_adam(config.b1, config.b2, config.eps)
+
+
+def _muon(config, axes_tree):
+    dimensions = jax.tree.map(_muon_dimensions, axes_tree, is_leaf=is_axes)
+    leaf = lambda x: x is None or isinstance(x, MuonDimensionNumbers)
+    labels = jax.tree.map(lambda d: 'adam' if d is None else 'muon', dimensions, is_leaf=leaf)
+    matrices = jax.tree.map(lambda d: optax.MaskedNode() if d is None else d, dimensions,
+                            is_leaf=leaf)
+
+    def scale(x, dimension):
+        sizes = [math.prod(x.shape[i] for i in axes) for axes in dimension]
+        return 0.2 * math.sqrt(max(sizes)) * x
+
+    orthogonal = scale_by_muon(beta=config.muon_momentum, eps=config.eps,
+                               weight_dimension_numbers=matrices)
+    scaled = optax.stateless(lambda updates, _: jax.tree.map(scale, updates, matrices))
+    # Not optax.contrib.muon: that one has Nesterov momentum in its Adam, too.
+    return optax.partition({'muon': optax.chain(orthogonal, scaled), 'adam': _adam(config)}, labels)
+
+
 def make_optimizer(config, params):
     """optax.GradientTransformation of `config` for parameters shaped like `params`.
 
@@ -114,11 +137,7 @@ def make_optimizer(config, params):
     arXiv 2502.16982) so that both share one learning rate; the other parameters get AdamW.
     """
     if config.name == 'muon':
-        dimensions = jax.tree.map(_muon_dimensions, param_axes(params), is_leaf=is_axes)
-        # A learning rate of -1: optax turns directions into descents, the step here does.
-        directions = muon(
-            learning_rate=-1.0, beta=config.muon_momentum, eps=config.eps, adam_b1=config.b1,
-            adam_b2=config.b2, muon_weight_dimension_numbers=dimensions, consistent_rms=0.2)
+        directions = _muon(config, param_axes(params))
     else:
-        directions = optax.scale_by_adam(config.b1, config.b2, config.eps)
+        directions = _adam(config)
     return optax.chain(directions, optax.add_decayed_weights(config.weight_decay, _decayed))

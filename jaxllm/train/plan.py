@@ -54,8 +54,8 @@ def topology_mesh(topology, sharding, platform='tpu'):
         description = topologies.get_topology_desc(platform=platform, topology_name=topology)
     except Exception as error:  # each platform's plugin has its own
         raise InputError(
-            f'topology {topology!r}: {error}. Expected e.g. v5e:4x4 or v4:2x2x1, and the platform\'s '
-            'compiler: pip install jaxllm[tpu]') from error
+            f'topology {topology!r}: {error}. Expected e.g. v5e:4x4 or v4:2x2x1, and the '
+            "platform's compiler: pip install jaxllm[tpu]") from error
     return make_mesh(sharding, description.devices)
 
 

@@ -1,6 +1,7 @@
 """The decoder: shapes, positions, padding, packing, windows, depth, precision."""
 
 import dataclasses
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +99,7 @@ def test_scan_over_the_pattern_is_a_loop_over_layers(num_layers):
         for n in range(num_layers):
             group, i = divmod(n, period)
             if group < num_layers // period:
-                weights = jax.tree.map(lambda w: w[group], params['layers'][f'layer_{i}'])
+                weights = jax.tree.map(operator.itemgetter(group), params['layers'][f'layer_{i}'])
             else:
                 weights = params['tail'][f'layer_{i}']
             x_BLD, _ = transformer.Block(cfg, cfg.layer_pattern[i]).apply(
@@ -296,7 +297,8 @@ def test_rotation_by_hand_and_relative():
 @pytest.mark.parametrize('family, shifts', [('llama3', True), ('gemma3', True), ('gpt2', False)])
 def test_rotary_logits_depend_on_distances_alone(family, shifts):
     cfg = _config(family)
-    params, tokens_BL = toy_models.params(cfg), toy_models.tokens(cfg, 2, 13)
+    params = jax.tree.map(jnp.asarray, toy_models.params(cfg))
+    tokens_BL = toy_models.tokens(cfg, 2, 13)
     fn = jax.jit(lambda positions_BL: transformer.apply(params, cfg, tokens_BL,
                                                         positions_BL=positions_BL))
     positions_BL = np.tile(np.arange(13, dtype=np.int32), (2, 1))

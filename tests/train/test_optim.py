@@ -117,7 +117,8 @@ def muon(mesh):
     del mesh
     params = _model()
     # Gradients of ill-conditioned matrices, and a first layer a thousand times as steep.
-    grads = jax.tree.map(lambda g: np.linspace(0.1, 1, g.shape[-1]) * np.array(g), _random_like(params, 0))
+    grads = jax.tree.map(lambda g: np.linspace(0.1, 1, g.shape[-1]) * np.array(g),
+                         _random_like(params, 0))
     grads['layers'] = jax.tree.map(
         lambda g: g * jnp.array([1e3, 1.]).reshape(2, *[1] * (g.ndim - 1)), grads['layers'])
     config = dataclasses.replace(CONFIG, name='muon', weight_decay=0., eps=1e-8)

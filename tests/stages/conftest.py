@@ -1,0 +1,21 @@
+"""Whole runs share their compiled programs, so that they take seconds."""
+
+import pytest
+import runs
+
+
+@pytest.fixture(scope='session')
+def shared_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp('jaxllm-cache')
+
+
+@pytest.fixture(autouse=True)
+def one_cache(monkeypatch, shared_cache, repeatable_and_private):
+    """Set after the private cache of every test, in its place."""
+    monkeypatch.setenv('JAXLLM_CACHE', str(shared_cache))
+
+
+@pytest.fixture(scope='session')
+def text(tmp_path_factory):
+    """A folder of small text files."""
+    return runs.write_text(tmp_path_factory.mktemp('corpus') / 'text')

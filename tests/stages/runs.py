@@ -1,0 +1,85 @@
+"""Whole runs for tests: small text, short configs, `jaxllm` in this process or in another."""
+
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+
+from jaxllm import main
+
+ROOT = pathlib.Path(__file__).parents[2]
+PRETRAIN = ROOT / 'experiments' / 'pretrain.py'
+_WORDS = ('the a model learns text from tokens data loss step return def import class value row '
+          'batch mesh array shape seed mask weight sum mean tensor axis device parameter').split()
+
+
+def write_text(folder, documents=30, seed=0, longest=200):
+    """A folder of small text files; the same ones for the same arguments."""
+    rng = random.Random(seed)
+    folder.mkdir(parents=True)
+    for i in range(documents):
+        words = rng.choices(_WORDS, k=rng.randint(20, longest))
+        (folder / f'{i:03d}.txt').write_text(' '.join(words) + '\n')
+    return folder
+
+
+def overrides(**values):
+    """Command-line overrides; '__' stands for '.': train__num_steps=5."""
+    return [f'--config.{key.replace("__", ".")}={value}' for key, value in values.items()]
+
+
+def argv(workdir, text, *, arg='', **values):
+    """Arguments of `jaxllm` for a smoke run on a folder of text with a tokenizer of bytes."""
+    defaults = {'tokenizer__kind': 'byte', 'tokenizer__vocab_size': 288,
+                'metrics__tensorboard': False}
+    config = f'{PRETRAIN}:smoke,text={text}' + (f',{arg}' if arg else '')
+    return ['run', f'--config={config}', f'--workdir={workdir}',
+            *overrides(**defaults | values)]
+
+
+def start(arguments, *, devices=1, **environment):
+    """Starts `jaxllm` in a process of its own with so many host devices."""
+    env = os.environ | {
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu',
+        'PYTHONPATH': str(ROOT)} | environment
+    return subprocess.Popen([sys.executable, '-m', 'jaxllm.main', *arguments], env=env, cwd=ROOT,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process, timeout_s=300):
+    """(exit code, standard output, standard error) of a process."""
+    out, err = process.communicate(timeout=timeout_s)
+    return process.returncode, out, err
+
+
+def run(arguments, **options):
+    """Runs `jaxllm` in a process of its own, to its end, which must be a good one."""
+    code, out, err = finish(start(arguments, **options))
+    assert code == 0, err
+    return out, err
+
+
+def run_here(arguments):
+    """Runs `jaxllm` in this process; returns the exit code."""
+    try:
+        return main.main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return stop.code
+
+
+def records(workdir, kind='', file='metrics.jsonl'):
+    """The records of a file of a run, of one kind or all."""
+    lines = [json.loads(line) for line in (workdir / file).read_text().splitlines()]
+    return [line for line in lines if not kind or line['kind'] == kind]
+
+
+def losses(workdir):
+    """{step: training loss}."""
+    return {line['step']: line['loss'] for line in records(workdir, 'train')}
+
+
+def checkpoint_steps(workdir):
+    return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir()
+                  if path.name.isdigit())

@@ -1,0 +1,183 @@
+"""A run that is killed at any moment, and goes on, ends as one that nothing happened to."""
+
+import os
+import pathlib
+import random
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+import runs
+from orbax.checkpoint import v1 as ocp
+
+pytestmark = pytest.mark.kill
+
+STEPS = 48
+SETTINGS = dict(train__num_steps=STEPS, train__save_every=3, train__log_every=1,
+                train__eval_every=4, train__sample_every=6, optim__schedule='wsd',
+                optim__ema_decay=0.9, train__accum=2)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, shared_cache, text):
+    """The run that nothing happened to."""
+    workdir = tmp_path_factory.mktemp('whole') / 'run'
+    runs.run(runs.argv(workdir, text, **SETTINGS), JAXLLM_CACHE=str(shared_cache))
+    return workdir
+
+
+def _checkpoint(workdir, step):
+    """Everything in a checkpoint, as (arrays by path, metadata)."""
+    reader = ocp.training.Checkpointer(workdir / 'checkpoints')
+    found = reader.checkpointables_metadata(step)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])),
+        dict(found.metadata))
+    state = reader.load_checkpointables(step, like)
+    reader.close()
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x
+            in jax.tree_util.tree_leaves_with_path(state)}, found.custom_metadata
+
+
+def _assert_same_run(workdir, whole, step=STEPS):
+    for file in ('metrics.jsonl', 'samples.jsonl'):
+        assert (workdir / file).read_bytes() == (whole / file).read_bytes(), file
+    (got, got_meta), (want, want_meta) = _checkpoint(workdir, step), _checkpoint(whole, step)
+    assert got.keys() == want.keys()
+    for name, x in want.items():
+        assert got[name].dtype == x.dtype and got[name].tobytes() == x.tobytes(), name
+    for meta in (got_meta, want_meta):
+        meta['offsets'].pop('perf')  # times differ in length
+    assert got_meta == want_meta
+    assert any('ema' in name for name in want) and any("'mu'" in name for name in want)
+    assert any("'guard'" in name for name in want)
+
+
+def _last_step(workdir):
+    """The step of the last whole line of metrics.jsonl, or -1."""
+    try:
+        lines = (workdir / 'metrics.jsonl').read_bytes().split(b'\n')[:-1]
+    except FileNotFoundError:
+        return -1
+    return int(lines[-1].split(b':')[1].split(b',')[0]) if lines else -1
+
+
+def _is_saving(workdir):
+    folder = workdir / 'checkpoints'
+    return folder.exists() and any('tmp' in path.name for path in folder.iterdir())
+
+
+def _wait_for(condition, process, timeout_s=120):
+    """Waits until the condition holds; False if the process ended before."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < end, 'nothing happened'
+        time.sleep(0.001)
+    return True
+
+
+def test_twenty_kills_leave_no_trace(tmp_path, text, whole):
+    rng = random.Random(0)
+    workdir = tmp_path / 'run'
+    command = runs.argv(workdir, text, **SETTINGS)
+    moments = ['start'] * 5 + ['save'] * 8 + ['step'] * 7
+    rng.shuffle(moments)
+    torn = 0
+    for number, moment in enumerate(moments):
+        # Kills wander from the first step to the last, so that there is work left for all.
+        target = STEPS * (number + 1) // (len(moments) + 2)
+        process = runs.start(command)
+        alive = True
+        if moment == 'start':
+            time.sleep(rng.uniform(0.2, 4.0))
+        else:
+            alive = _wait_for(lambda at=target: _last_step(workdir) >= at, process)
+            if moment == 'save':
+                alive = alive and _wait_for(lambda: _is_saving(workdir), process)
+                time.sleep(rng.uniform(0.0, 0.01))
+            else:
+                time.sleep(rng.uniform(0.0, 0.03))
+        process.kill()
+        code, _, err = runs.finish(process)
+        assert alive and code == -signal.SIGKILL, (number, moment, code, err)
+        torn += _is_saving(workdir)
+    assert torn >= 3  # several kills came in the middle of a save
+    runs.run(command)
+    _assert_same_run(workdir, whole)
+    assert not _is_saving(workdir)
+
+
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_before_the_run_stops(tmp_path, text, whole, signum):
+    workdir = tmp_path / 'run'
+    command = runs.argv(workdir, text, **SETTINGS)
+    process = runs.start(command)
+    assert _wait_for(lambda: _last_step(workdir) >= 7, process)
+    process.send_signal(signum)
+    code, _, err = runs.finish(process)
+    assert code == 128 + signum, err
+    stopped = runs.checkpoint_steps(workdir)[-1]
+    assert 7 <= stopped < STEPS and f'at step {stopped}' in err
+    assert stopped == runs.records(workdir)[-1]['step']  # nothing that was computed is lost
+    _, err = runs.run(command)
+    assert f'going on from step {stopped}' in err
+    _assert_same_run(workdir, whole)
+
+
+def _largest_files(folder, count):
+    files = [path for path in folder.rglob('*') if path.is_file()]
+    return sorted(files, key=lambda path: path.stat().st_size)[-count:]
+
+
+def _truncate(folder):
+    for path in _largest_files(folder, 3):
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def _flip(folder):
+    for path in _largest_files(folder, 3):
+        content = bytearray(path.read_bytes())
+        for i in range(len(content) // 3, 2 * len(content) // 3):
+            content[i] ^= 0x5A
+        path.write_bytes(content)
+
+
+def _empty(folder):
+    for path in folder.rglob('*'):
+        if path.is_file():
+            path.unlink()
+
+
+@pytest.fixture(scope='module')
+def half(tmp_path_factory, shared_cache, text):
+    """A run that was terminated half-way, as (directory, arguments)."""
+    workdir = pathlib.Path(tmp_path_factory.mktemp('half') / 'run')
+    command = runs.argv(workdir, text, **SETTINGS)
+    process = runs.start(command, JAXLLM_CACHE=str(shared_cache))
+    assert _wait_for(lambda: _last_step(workdir) >= 20, process)
+    process.terminate()
+    runs.finish(process)
+    return workdir
+
+
+@pytest.mark.parametrize('damage', [_truncate, _flip, _empty])
+def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(tmp_path, text, whole, half,
+                                                                  damage):
+    import shutil
+    workdir = tmp_path / 'run'
+    shutil.copytree(half, workdir)
+    *_, older, newest = runs.checkpoint_steps(workdir)
+    damage(workdir / 'checkpoints' / str(newest))
+    command = runs.argv(workdir, text, **SETTINGS)
+    _, err = runs.run(command)
+    assert f'checkpoint {newest} could not be read' in err
+    assert f'going on from step {older}' in err
+    assert (workdir / f'damaged-{newest}').is_dir()
+    _assert_same_run(workdir, whole)
+    (note,) = runs.records(workdir, 'note', 'perf.jsonl')
+    assert f'checkpoint {newest}' in note['text'] and note['step'] == older
+    assert f'damaged-{newest}' in (workdir / 'report.html').read_text()
