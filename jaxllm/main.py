@@ -1,9 +1,12 @@
 """The command line: `jaxllm VERB ...`. Each verb imports what it needs, so that --help is quick."""
 
 import argparse
+import errno
 import sys
 
 from jaxllm.errors import GuardStop, InputError, RunError
+
+_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 _DESCRIPTION = """The whole life of a language model.
 
@@ -84,6 +87,12 @@ def main(argv=None):
     except (InputError, GuardStop, RunError) as error:
         print(f'jaxllm: {error}', file=sys.stderr)
         return {InputError: 2, GuardStop: 3, RunError: 1}[type(error)]
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        print(f'jaxllm: {error}; free space, then run the same command again to go on',
+              file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print('\njaxllm: stopped', file=sys.stderr)
         return 130

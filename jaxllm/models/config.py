@@ -48,12 +48,11 @@ class AttentionConfig:
     qkv_bias: bool
     out_bias: bool
     impl: str              # ATTENTION_IMPLS
-    chunk_size: int        # of the memory-lean implementations
+    chunk_size: int        # queries and keys per block of 'chunked'; 0 = chosen
 
     def __post_init__(self):
         _positive(attention__num_heads=self.num_heads, attention__head_dim=self.head_dim,
-                  attention__num_kv_heads=self.num_kv_heads, attention__window=self.window,
-                  attention__chunk_size=self.chunk_size)
+                  attention__num_kv_heads=self.num_kv_heads, attention__window=self.window)
         _choice('attention.impl', self.impl, ATTENTION_IMPLS)
         if self.num_heads % self.num_kv_heads:
             raise InputError(

@@ -29,7 +29,7 @@ def base(size):
         layer_pattern=('global',), remat='none', dtype='float32',
         attention=dict(num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim,
                        window=256, softcap=0.0, scale=0.0, qk_norm=False, qkv_bias=False,
-                       out_bias=False, impl='auto', chunk_size=256),
+                       out_bias=False, impl='auto', chunk_size=0),
         rope=dict(theta=10_000.0, local_theta=10_000.0, scaling='none', factor=1.0,
                   low_freq_factor=1.0, high_freq_factor=4.0, original_length=8192))
 

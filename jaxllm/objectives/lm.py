@@ -11,13 +11,13 @@ from jaxllm.objectives import ops
 from jaxllm.objectives.base import LossSums, Term
 
 
-def lm(model, *, z_loss=0.0, chunk_size=256):
+def lm(model, *, z_loss=0.0, chunk_size=512):
     """The language-modelling objective of a ModelConfig.
 
     Args:
       z_loss: weight of log(Z)^2, which keeps logits from drifting (PaLM, arXiv 2204.02311, 5); 1e-4
         is usual.
-      chunk_size: positions per slice of the loss; [B, L, V] is never whole in memory.
+      chunk_size: tokens per device and slice of the loss; [B, L, V] is never whole in memory.
 
     The batch has tokens, targets, segment_ids, positions [B, L] int32, loss_weights [B, L] float32
     and num_bytes [B] float32, the text bytes of the weighted targets.

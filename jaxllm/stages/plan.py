@@ -6,10 +6,12 @@ import jax
 
 from jaxllm.config import to_json
 from jaxllm.train import flops
+from jaxllm.train.plan import compile_step
 
 
-def describe(config, trainer):
-    """Text of `--dry_run`; nothing is compiled or allocated."""
+def describe(config, trainer, batch):
+    """Text of `--dry_run`. The step is compiled for batches shaped like `batch`; nothing is
+    allocated."""
     model, train = trainer.model, config.train
     tokens = train.batch_size * config.data.seq_len
     flops_per_step = flops.train_flops_per_token(model, config.data.seq_len) * tokens
@@ -29,6 +31,9 @@ def describe(config, trainer):
         lines.append(f'{name:<17} {_mib(tree):,.1f} MiB in all')
     lines.append(f'state per device  {_mib_per_device(trainer):,.1f} MiB, and '
                  f'{_mib_per_device(trainer, "trainable"):,.1f} MiB of gradients')
+    _, memory = compile_step(trainer.step, trainer.state_shape, trainer.param_shardings, {}, {},
+                             batch, trainer.mesh)
+    lines.append(f'one step needs    {memory}')
     lines += ['', 'parameter' + ' ' * 43 + 'shape' + ' ' * 19 + 'split over']
     places = jax.tree.leaves(trainer.param_shardings)
     for (path, x), place in zip(jax.tree_util.tree_leaves_with_path(trainer.state_shape.trainable),

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import numpy as np
 
 from jaxllm import decode
 from jaxllm.config import section, write_atomic
@@ -37,7 +38,12 @@ def prepare(config):
 def describe(config):
     """What a run would be, as text (`--dry_run`)."""
     trainer, _, _ = prepare(config)
-    return plan.describe(config, trainer)
+    shape = config.train.batch_size, config.data.seq_len
+    batch = {name: jax.ShapeDtypeStruct(shape, np.int32)
+             for name in ('tokens', 'targets', 'segment_ids', 'positions')}
+    batch |= {'loss_weights': jax.ShapeDtypeStruct(shape, np.float32),
+              'num_bytes': jax.ShapeDtypeStruct(shape[:1], np.float32)}
+    return plan.describe(config, trainer, batch)
 
 
 def training_data(config, specs, stores):

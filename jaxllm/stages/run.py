@@ -29,9 +29,9 @@ def start_jax(coordinator='', num_processes=1, process_id=0):
         jax.distributed.initialize(coordinator, num_processes, process_id)
     elif os.environ.get('TPU_WORKER_HOSTNAMES', '').count(','):
         jax.distributed.initialize()
-    if jax.process_index() == 0:
-        jax.config.update('jax_compilation_cache_dir', str(cache_dir() / 'xla'))
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
+    # Every process reads the cache; JAX writes to it from process 0 alone.
+    jax.config.update('jax_compilation_cache_dir', str(cache_dir() / 'xla'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
 
 
 @contextlib.contextmanager
@@ -109,4 +109,12 @@ def run(args, overrides):
             raise SystemExit(stop.code) from None
         finally:
             if jax.process_index() == 0 and (workdir / 'metrics.jsonl').exists():
-                say(f'report: {write_report(workdir)}')
+                _report(workdir)
+
+
+def _report(workdir):
+    """Writes the report; a full disk here hides nothing that was raised before."""
+    try:
+        say(f'report: {write_report(workdir)}')
+    except OSError as error:
+        say(f'no report: {error}; `jaxllm report {workdir}` writes it later')

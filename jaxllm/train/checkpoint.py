@@ -51,6 +51,7 @@ class Checkpoints:
         self._folder = epath.Path(folder)
         self._keep_last = keep_last
         self._pending = None
+        self._broken = False
         self._open()
 
     def _open(self):
@@ -95,6 +96,7 @@ class Checkpoints:
             raise self._failed(step, error) from error
 
     def _failed(self, step, error):
+        self._broken = True
         kept = ', '.join(map(str, self.steps)) or 'none'
         return RunError(f'saving step {step} to {self._folder} failed: {_first_line(error)}; '
                         f'checkpoints of steps {kept} are intact: free space, then run the same '
@@ -146,8 +148,13 @@ class Checkpoints:
                 f'damaged-{step}')
 
     def close(self):
+        """Waits for the last save. Raises RunError if it failed and nobody was told yet."""
         self.wait()
-        self._orbax.close()
+        try:
+            self._orbax.close()
+        except (OSError, ValueError):  # Orbax raises a failed save once more
+            if not self._broken:
+                raise
 
 
 def best_step(orbax):

@@ -175,7 +175,8 @@ def train(step_fn, state, frozen, source, config, *, batch_sharding, checkpoints
             signum = stop.at(step)
             if signum:
                 drain()
-                save(step, hooks_done=False)
+                if step > start or start_metadata is None:  # otherwise it is saved already
+                    save(step, hooks_done=False)
                 checkpoints.wait()
                 raise Interrupted(signum, step)
             if not (fresh and step == start):

@@ -99,7 +99,7 @@ def compile_for_topology(build, topology, sharding, platform='tpu'):
 
 
 def memory_report(compiled, mesh, compile_s=0.0):
-    """MemoryReport of a compiled program. The CPU backend does not count aliased outputs right."""
+    """MemoryReport of a compiled program."""
     stats = compiled.memory_analysis()
     return MemoryReport(mesh.size, stats.argument_size_in_bytes, stats.output_size_in_bytes,
                         stats.alias_size_in_bytes, stats.temp_size_in_bytes,

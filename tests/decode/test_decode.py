@@ -143,6 +143,17 @@ def test_seeds(one):
     assert by_key.tokens == same[0]
 
 
+def test_steps_and_rows_draw_anew(one):
+    """A model without preferences shows the noise itself: no two steps or rows share it."""
+    flat = one._replace(params=jax.tree.map(jnp.zeros_like, one.params))
+    result = generate(flat, [PROMPTS[1]] * 3, SAMPLED)
+    np.testing.assert_allclose(result.logprobs, -np.log(V), rtol=1e-5)
+    # Of 40 draws from 46 ids about 27 differ.
+    assert min(len(set(tokens)) for tokens in result.tokens) > 18
+    same = [np.mean(np.equal(result.tokens[i], result.tokens[i - 1])) for i in range(3)]
+    assert max(same) < 0.3
+
+
 def reference_keep(logits_V, top_k, top_p, min_p):
     """Ids that sampling may choose, by sorting."""
     order = np.argsort(-logits_V, kind='stable')
@@ -167,7 +178,7 @@ def test_truncation_against_sorting(top_k, top_p, min_p):
 
 
 def test_penalty_and_both_logprobs():
-    logits_BV = np.random.default_rng(0).normal(0, 3, (11, 29)).astype(np.float32)
+    logits_BV = np.random.default_rng(0).normal(-5, 3, (11, 29)).astype(np.float32)
     seen_BV = np.random.default_rng(1).random((11, 29)) < 0.4
     config = decode.SamplingConfig(temperature=0.7, top_k=6, repetition_penalty=1.3)
     keys_B = jax.random.split(jax.random.key(2), 11)
@@ -246,18 +257,18 @@ def test_stop_strings_cut_within_tokens(one, long):
     # From the middle of one token to the middle of a later one.
     ends = np.cumsum([len(words.token_bytes(t)) for t in tokens])
     raw = b''.join(map(words.token_bytes, tokens))
-    at = next(i for i in range(12, 60) if raw[i:i + 6].isascii() and i not in ends
-              and raw.find(raw[i:i + 6]) == i)
-    stop = raw[at:at + 6].decode()
+    at = next(i for i in range(8, 30) if raw[i:i + 4].isascii() and i not in ends
+              and raw.find(raw[i:i + 4]) == i)
+    stop = raw[at:at + 4].decode()
     result = generate(one, PROMPTS, SAMPLED, tokenizer=words, seed=4,
                       stop_strings=(stop, 'never written'))
     assert result.texts[0] == raw[:at].decode(errors='replace') != text
-    assert result.tokens[0] == tokens[:int(np.searchsorted(ends, at + 6)) + 1]
+    assert result.tokens[0] == tokens[:int(np.searchsorted(ends, at + 4)) + 1]
     assert len(result.logprobs[0]) == len(result.tokens[0])
     for row in range(3):
         assert (result.finish[row] == 'stop_string') == (stop in long.texts[row])
     alone = generate(one, PROMPTS[:1], SAMPLED, tokenizer=words, seed=4, stop_strings=[stop])
-    assert alone.texts == result.texts[:1] and alone.num_steps <= len(alone.tokens[0]) + 16 < NEW
+    assert alone.texts == result.texts[:1] and alone.num_steps == 16
 
 
 @pytest.mark.parametrize('temperature', [0.0, 1.4])
@@ -280,7 +291,7 @@ def test_tail_gives_out_whole_characters_and_no_stop_string():
         raw = bytes(rng.choice(list(alphabet), 40).astype(np.uint8))
         cuts = sorted(rng.integers(0, 40, 12).tolist())
         tokens = [raw[a:b] for a, b in zip([0] + cuts, cuts + [40], strict=True)]
-        stops = ['aab', 'ba', ' ü']
+        stops = ['b ', 'aab', 'ba', ' ü']
         tail, pieces = TextTail(stops), []
         for i, token in enumerate(tokens):
             stopped = tail.push(token)

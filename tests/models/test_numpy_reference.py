@@ -82,7 +82,7 @@ def llama(w, tokens, num_layers):
 
 
 def gemma2(w, tokens, num_layers):
-    """Layers 0 and 2 are local (window 5), 1 is global: one repetition of the pattern and a tail."""
+    """Layers 0 and 2 are local (window 5), 1 is global: one repetition of a pattern, and a tail."""
     norm = lambda x, w: rms(x, 1 + w['scale'], 1e-6)
     first = jax.tree.map(lambda p: p[0], w['layers'])
     x = w['embed']['tokens'][tokens] * np.sqrt(16)
