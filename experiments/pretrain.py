@@ -8,13 +8,13 @@
 import ml_collections
 
 from jaxllm.config import parse_arg
-from jaxllm.models.families import FAMILIES
+from jaxllm.models.families import make
 
 
 def get_config(arg=''):
     """`family` and `size` are those of jaxllm/models/families.py; `text` is a path
     of your own text; `infill` is none, fim or span; `smoke` is the whole path in seconds."""
-    arg = parse_arg(arg, smoke=False, family='llama', size='5m', text='', infill='none')
+    arg = parse_arg(arg, smoke=False, family='llama', size='2m', text='', infill='none')
     config = ml_collections.ConfigDict()
     config.stage = 'jaxllm.stages.pretrain'
     config.seed = 0
@@ -34,15 +34,15 @@ def get_config(arg=''):
         kind='bpe', vocab_size=4096, path='', max_bytes=20_000_000))
 
     config.model = ml_collections.ConfigDict(
-        FAMILIES[arg.family]('tiny' if arg.smoke else arg.size))
+        make(arg.family, 'tiny' if arg.smoke else arg.size))
     config.model.vocab_size = config.tokenizer.get_ref('vocab_size')
 
     config.optim = ml_collections.ConfigDict(dict(
-        name='adamw', lr=3e-3, schedule='wsd', warmup_steps=30, decay_share=0.3,
+        name='adamw', lr=6e-3, schedule='wsd', warmup_steps=30, decay_share=0.3,
         final_lr_share=0.0, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0,
         ema_decay=0.0, muon_momentum=0.95))
     config.train = ml_collections.ConfigDict(dict(
-        num_steps=600, batch_size=16, accum=1, z_loss=1e-4, log_every=10, eval_every=100,
+        num_steps=1000, batch_size=16, accum=1, z_loss=1e-4, log_every=10, eval_every=100,
         sample_every=100, save_every=100, profile_step=0,
         guard=dict(spike_factor=10.0, history=50, max_skips_in_row=10)))
     config.eval = ml_collections.ConfigDict(dict(max_rows=32))

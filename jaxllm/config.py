@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import pathlib
 import shutil
 
 import ml_collections
@@ -83,9 +84,13 @@ def load_file(file):
     if not os.path.isfile(path):
         raise InputError(f'{path} does not exist; expected a config file such as '
                          'experiments/pretrain.py')
+    if not path.endswith('.py'):
+        raise InputError(f'{path} is no Python file; a config file defines get_config(arg)')
     spec = importlib.util.spec_from_file_location('jaxllm_config_file', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    if not hasattr(module, 'get_config'):
+        raise InputError(f'{path} has no get_config(arg), which returns the config')
     return module.get_config(arg)
 
 
@@ -118,8 +123,15 @@ def to_json(config):
 
 
 def fingerprint(config):
-    """A hash of the resolved config."""
-    return hashlib.sha256(to_json(config).encode()).hexdigest()[:16]
+    """A hash of all of the resolved config that changes the numbers of a run."""
+    kept = {key: value for key, value in flatten(json.loads(to_json(config))).items()
+            if not key.startswith(_FREE_ON_RESUME)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cache_dir():
+    """Where datasets and compiled programs are kept between runs: $JAXLLM_CACHE or ~/.cache."""
+    return pathlib.Path(os.environ.get('JAXLLM_CACHE', '~/.cache/jaxllm')).expanduser()
 
 
 def section(kind, config_section, name):
@@ -132,6 +144,13 @@ def section(kind, config_section, name):
         text = str(error).partition('__init__() ')[2] or str(error)
         raise InputError(f'config.{name}: {text}; its keys are '
                          f'{", ".join(kind.__dataclass_fields__)}') from error
+
+
+def check_keys(config, keys):
+    """Raises InputError unless the top-level keys of `config` are exactly `keys`."""
+    for key in sorted(set(config) ^ set(keys)):
+        what = 'is missing' if key in keys else 'is read by nobody'
+        raise InputError(f'config.{key} {what}; the keys are {", ".join(keys)}')
 
 
 def claim_workdir(workdir, config):
@@ -153,6 +172,7 @@ def claim_workdir(workdir, config):
                              f'{"; ..." if len(changed) > 4 else ""}); use a new --workdir, or '
                              'the old config to go on with it')
         if changed:
+            # Neither is finished: a stage writes lineage.json when its own work begins or ends.
             for left in ('tokenizer', 'data'):
                 shutil.rmtree(workdir / left, ignore_errors=True)
     elif any(path.name != '.lock' for path in workdir.iterdir()):

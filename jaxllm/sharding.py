@@ -165,7 +165,9 @@ def batch_ways(mesh):
 
 
 def batch_shardings(batch, mesh):
-    """NamedShardings of a batch: every array is split along its first axis."""
-    return jax.tree.map(
-        lambda x: NamedSharding(mesh, spec(('batch',) + (None,) * (x.ndim - 1), x.shape, mesh)),
-        batch)
+    """NamedShardings of a batch: every array is split along its first axis.
+
+    Only the names and ranks of `batch` matter, so a process's part of it does as well as the whole.
+    """
+    rows = spec(('batch',), (batch_ways(mesh),), mesh)
+    return jax.tree.map(lambda x: NamedSharding(mesh, PartitionSpec(*rows)), batch)

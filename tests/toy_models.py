@@ -1,25 +1,11 @@
 """Tiny models of every family, with parameters from numpy: initialising them compiles nothing."""
 
-import importlib.util
-import pathlib
-
 import jax
+import ml_collections
 import numpy as np
 
-from jaxllm.models import transformer
+from jaxllm.models import families, transformer
 from jaxllm.models.config import model_config
-
-_PATH = pathlib.Path(__file__).parents[1] / 'experiments' / 'models.py'
-
-
-def _load():
-    spec = importlib.util.spec_from_file_location('experiments_models', _PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-models = _load()
 
 # Every axis has another size.
 SIZES = {'vocab_size': 41, 'd_model': 16, 'num_layers': 3, 'd_ff': 20, 'max_seq_len': 32,
@@ -29,7 +15,7 @@ SIZES = {'vocab_size': 41, 'd_model': 16, 'num_layers': 3, 'd_ff': 20, 'max_seq_
 
 def config(family, **changes):
     """ModelConfig of a family in SIZES; `changes` has '__' for '.': attention__window=3."""
-    section = models.FAMILIES[family]('tiny')
+    section = ml_collections.ConfigDict(families.FAMILIES[family]('tiny'))
     changes = SIZES | {name.replace('__', '.'): value for name, value in changes.items()}
     section.update_from_flattened_dict(changes)
     return model_config(section.to_dict())

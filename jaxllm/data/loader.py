@@ -179,12 +179,6 @@ class EvalBatches:
         return batch
 
 
-def eval_batches(split, *, seq_len, batch_size, max_rows=None, process_index=0, process_count=1):
-    """Returns EvalBatches: every row of the split once, in a fixed order, padded at the end."""
-    return EvalBatches(split, seq_len=seq_len, batch_size=batch_size, max_rows=max_rows,
-                       process_index=process_index, process_count=process_count)
-
-
 class _Indices(grain.MapDataset):
     """Element i is (which component, i), where i = epoch * rows + row is not reduced."""
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxllm.config import cache_dir
 from jaxllm.data import readers, stdlib
 from jaxllm.data.readers import Raw
 from jaxllm.data.rejects import Rejects
@@ -89,7 +90,7 @@ def read_source(spec: SourceSpec, rejects: Rejects) -> Iterator[Document]:
 def _open(spec: SourceSpec) -> Iterator[Raw]:
     if spec.path == 'python:stdlib':
         split = '+'.join(stdlib.SPLITS) if spec.split == 'train' else spec.split
-        builder = stdlib.prepare(stdlib.default_dir())
+        builder = stdlib.prepare(cache_dir())
         return readers.read_tfds(builder, split, spec.text_key)
     if spec.path.startswith('tfds:'):
         builder = readers.open_tfds(spec.path.removeprefix('tfds:'))

@@ -76,12 +76,6 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
                       'license': LICENSE, 'origin': origin}
 
 
-def default_dir() -> Path:
-    """Folder of prepared data: $JAXLLM_CACHE, or ~/.cache/jaxllm."""
-    cache = os.environ['JAXLLM_CACHE'] if 'JAXLLM_CACHE' in os.environ else '~/.cache/jaxllm'
-    return Path(cache).expanduser()
-
-
 def prepare(data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
     """Builds the dataset into `data_dir`, or finds it there and checks it against its manifest.
 

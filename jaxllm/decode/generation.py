@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxllm import rng
 from jaxllm.decode import loop
 from jaxllm.decode.text import TextTail
 from jaxllm.errors import InputError
@@ -108,7 +109,7 @@ def make_request(params, cfg, sampling, stop_ids, stop_strings, tokenizer, pad_i
         raise InputError(f'top_candidates={top_candidates} must be from 0 to '
                          f'vocab_size={cfg.vocab_size}')
     TextTail(stop_strings)
-    key = jax.random.key(seed) if isinstance(seed, (int, np.integer)) else seed
+    key = rng.key(seed, rng.SAMPLE) if isinstance(seed, (int, np.integer)) else seed
     return Request(params, cfg, sampling, tuple(stop_ids), tuple(stop_strings), tokenizer, pad_id,
                    key, top_candidates)
 

@@ -11,8 +11,7 @@ from jaxllm.errors import InputError
 from jaxllm.models.attention_blocks import chunked_attention
 from jaxllm.models.attention_kernels import (cudnn_attention, cudnn_unsupported, platform,
                                              splash_attention)
-
-IMPLS = ('auto', 'xla', 'chunked', 'splash', 'cudnn')
+from jaxllm.models.config import ATTENTION_IMPLS
 
 # 'auto' takes the plain form up to this length. Forward + backward on 2 CPU cores, 2048 tokens,
 # 6 heads of 64: plain 10 ms and chunked 9 ms at L = 64, 24 and 14 at 128, 41 and 19 at 256.
@@ -42,8 +41,9 @@ def attention(q_BLHC, k_BMKC, v_BMKC, q_segment_ids_BL, k_segment_ids_BM, *, q_i
     Raises:
       InputError: an unknown impl, or one that cannot do what is asked.
     """
-    if impl not in IMPLS:
-        raise InputError(f'attention impl={impl!r} is unknown; use one of {", ".join(IMPLS)}')
+    if impl not in ATTENTION_IMPLS:
+        raise InputError(f'attention impl={impl!r} is unknown; use one of '
+                         f'{", ".join(ATTENTION_IMPLS)}')
     L, H = q_BLHC.shape[1:3]
     M, K = k_BMKC.shape[1:3]
     if H % K:

@@ -155,7 +155,7 @@ def _attend_bwd(spec, residuals, dout_IBKXC):
                 dscores *= 1.0 - tanh * tanh
             probs, dscores = probs.astype(dout.dtype), dscores.astype(q.dtype)
             # [C, X] @ [X, M] and not [X, M]^T @ [X, C]: transposing the large operand made this
-            # product 5x slower on CPU.
+            # product several times slower on CPU.
             dv = jnp.einsum('BKCX,BKXM->BKCM', dout_BKCX, probs, preferred_element_type=jnp.float32)
             dk = jnp.einsum('BKCX,BKXM->BKCM', q_BKCX, dscores, preferred_element_type=jnp.float32)
             dq = jnp.einsum('BKXM,BKMC->BKXC', dscores, k_JBKMC[j],

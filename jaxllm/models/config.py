@@ -1,7 +1,7 @@
 """What a decoder is made of: two frozen dataclasses, checked when they are built.
 
-One model covers GPT-2, Llama, Mistral, Qwen 2/3, Gemma 2/3 and SmolLM; `experiments/models.py` has
-their settings.
+One model covers GPT-2, Llama, Mistral, Qwen 2/3, Gemma 2/3 and SmolLM; `families.py` has their
+settings.
 
 The letters of shape suffixes, one meaning in the whole code base:
   B batch   L query length   M key length   D model   F feed-forward   V vocabulary   N layers
@@ -85,7 +85,7 @@ class ModelConfig:
     d_model: int
     num_layers: int
     d_ff: int
-    max_seq_len: int       # rows of the learned position table; what a cache may hold at most
+    max_seq_len: int       # rows of the learned position table; other positions have no end
     activation: str        # ACTIVATIONS
     mlp_bias: bool
     norm: str              # NORMS

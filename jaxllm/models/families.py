@@ -4,6 +4,8 @@ Every family is the same decoder with other switches. `base()` lists every leaf 
 changes what it must.
 """
 
+from jaxllm.errors import InputError
+
 # d_model, num_layers, d_ff, num_heads, num_kv_heads, head_dim
 SIZES = {
     'tiny': (48, 2, 112, 4, 2, 12),
@@ -77,6 +79,14 @@ def gemma2(size='10m'):
 def gemma3(size='10m'):
     return _with(base(size), **_GEMMA, layer_pattern=('local',) * 5 + ('global',),
                  attention=dict(qk_norm=True), rope=dict(theta=1_000_000.0))
+
+
+def make(family, size):
+    """The settings of a family and size by name. Raises InputError for an unknown one."""
+    for name, value, known in (('family', family, FAMILIES), ('size', size, SIZES)):
+        if value not in known:
+            raise InputError(f'{name}={value!r} is unknown; use one of {", ".join(known)}')
+    return FAMILIES[family](size)
 
 
 FAMILIES = {f.__name__: f for f in (llama, llama3, mistral, gpt2, qwen2, qwen3, gemma2, gemma3)}

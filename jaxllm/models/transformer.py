@@ -176,7 +176,7 @@ def param_axes(params):
     def axes(path, leaf):
         names = [entry.key for entry in path]
         found = PARAM_AXES['/'.join(names[-2:])]
-        return ('layers',) * (names[0] == 'layers') + found
+        return ('layers',) * ('layers' in names) + found
     return jax.tree_util.tree_map_with_path(axes, params)
 
 

@@ -6,6 +6,8 @@ Stages differ in `loss_weights` alone: all tokens for pre-training, assistant to
 missing spans for span infilling.
 """
 
+import chex
+
 from jaxllm.models import transformer
 from jaxllm.objectives import ops
 from jaxllm.objectives.base import LossSums, Term
@@ -24,6 +26,8 @@ def lm(model, *, z_loss=0.0, chunk_size=512):
     """
     def objective(params, frozen, batch, rng):
         del frozen, rng
+        chex.assert_equal_shape([batch[name] for name in (
+            'tokens', 'targets', 'positions', 'segment_ids', 'loss_weights')])
         hidden_BLD = transformer.apply_hidden(
             params, model, batch['tokens'], positions_BL=batch['positions'],
             segment_ids_BL=batch['segment_ids'])

@@ -47,6 +47,15 @@ def load(workdir):
     places = shardings(transformer.param_axes(shapes), shapes, mesh)
     like = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
                         shapes, places)
-    part = 'ema' if config['optim']['ema_decay'] else 'params'
-    params, step = load_params(workdir / 'checkpoints', like, part=part)
+    params, step = load_weights(workdir, like)
     return Artifact(config, model, params, tokenizers.load(workdir / 'tokenizer'), step, mesh)
+
+
+def load_weights(workdir, like):
+    """(parameters, step) of the best checkpoint; `like` has their shapes and shardings.
+
+    Where a run kept a moving average, that is what it evaluated and what is loaded.
+    """
+    config = json.loads((workdir / 'config.json').read_text())
+    part = 'ema' if config['optim']['ema_decay'] else 'params'
+    return load_params(workdir / 'checkpoints', like, part=part)

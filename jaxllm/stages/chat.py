@@ -5,6 +5,7 @@ import sys
 import jax
 
 from jaxllm import decode
+from jaxllm.errors import InputError
 from jaxllm.stages import artifact
 from jaxllm.stages.run import start_jax
 
@@ -47,7 +48,7 @@ def _talk(run, settings, stop, seed):
         if command == '/help':
             print(_HELP)
         elif command == '/probs':
-            _probabilities(run, rest)
+            _try(lambda text=rest: _probabilities(run, text))
         elif command.startswith('/') and name in _SETTINGS:
             try:
                 changed = settings | {name: _SETTINGS[name](rest)}
@@ -58,11 +59,19 @@ def _talk(run, settings, stop, seed):
         elif command.startswith('/'):
             print(f'{command} is no command. {_HELP}')
         elif line:
-            try:
-                _answer(run, line, decode.SamplingConfig(**settings), stop, seed)
-            except KeyboardInterrupt:
-                print()
+            sampling = decode.SamplingConfig(**settings)
+            _try(lambda text=line, s=sampling, n=seed: _answer(run, text, s, stop, n))
             seed += 1
+
+
+def _try(answer):
+    """What goes wrong with one prompt does not end the talk; Ctrl-C ends the answer."""
+    try:
+        answer()
+    except InputError as error:
+        print(error)
+    except KeyboardInterrupt:
+        print()
 
 
 def _answer(run, prompt, sampling, stop, seed):

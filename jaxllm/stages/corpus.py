@@ -33,6 +33,24 @@ class TokenizerConfig:
                              "path goes with kind 'file', and only with it")
 
 
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    sources: object          # {name: SourceSpec}
+    seq_len: int             # tokens per row
+    holdout_share: float     # of the documents of each source, for validation
+    max_reject_share: float  # more malformed records than this stop the run
+    infill: object           # infill.InfillConfig
+
+    def __post_init__(self):
+        if self.seq_len < 2:
+            raise InputError(f'data.seq_len={self.seq_len} must be at least 2')
+        if not 0 < self.holdout_share < 1:
+            raise InputError(f'data.holdout_share={self.holdout_share} must be above 0 and below '
+                             '1; a run needs documents to validate on, e.g. 0.05')
+        if not 0 <= self.max_reject_share <= 1:
+            raise InputError(f'data.max_reject_share={self.max_reject_share} must be in [0, 1]')
+
+
 def source_specs(data):
     """SourceSpecs of `config.data.sources`."""
     if not data.sources:
@@ -69,6 +87,14 @@ def make_tokenizer(config, specs, folder):
         return tokenizer
 
 
+def copy_tokenizer(source, folder):
+    """The tokenizer of a parent run, with its fertility report, as this run's own."""
+    with _one_builder(folder):
+        if not (folder / 'fertility.json').exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(source, folder)
+
+
 def make_stores(data, specs, tokenizer, folder):
     """{source name: TokenStore} in `folder`, built where they are missing.
 
@@ -83,9 +109,8 @@ def make_stores(data, specs, tokenizer, folder):
             if not target.exists():
                 say(f'tokenizing {spec.name} ...')
                 rejects = Rejects(folder / f'rejects-{spec.name}.jsonl')
-                write_store(_checked(spec, rejects, data.max_reject_share), tokenizer, target,
-                            holdout_share=data.holdout_share, source_fingerprint=source)
-                write_atomic(folder / f'rejects-{spec.name}.json', json.dumps(rejects.summary()))
+                write_store(_checked(spec, rejects, data.max_reject_share, folder), tokenizer,
+                            target, holdout_share=data.holdout_share, source_fingerprint=source)
             stores[spec.name] = store = TokenStore.open(target)
             if store.train.tokenizer_fingerprint != tokenizer.fingerprint:
                 raise InputError(f'{target} was built with another tokenizer; delete '
@@ -93,10 +118,12 @@ def make_stores(data, specs, tokenizer, folder):
     return stores
 
 
-def _checked(spec, rejects, max_share):
-    """The documents of a source; checks the share of rejects before the store is closed."""
+def _checked(spec, rejects, max_share, folder):
+    """The documents of a source. The share of rejects is checked, and their summary written, before
+    the store is closed: where there is a store, there is a summary."""
     yield from read_source(spec, rejects)
     rejects.check(max_share)
+    write_atomic(folder / f'rejects-{spec.name}.json', json.dumps(rejects.summary()))
 
 
 def summary(specs, stores, source, num_steps, folder):

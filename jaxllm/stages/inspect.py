@@ -27,7 +27,7 @@ def inspect(args):
         raise InputError(f'{workdir} is no run directory (no lineage.json there); give the '
                          '--workdir of a run')
     config = ml_collections.ConfigDict(json.loads((workdir / 'config.json').read_text()))
-    trainer, objective, _ = pretrain.prepare(config)
+    trainer, objective, _ = pretrain.prepare(config, resuming=True)
     tokenizer = tokenizers.load(workdir / 'tokenizer')
     with jax.set_mesh(trainer.mesh):
         state = load_state(workdir / 'checkpoints', trainer.like())

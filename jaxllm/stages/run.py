@@ -8,6 +8,7 @@ import pathlib
 
 import jax
 import numpy as np
+from absl import logging
 
 from jaxllm import config as configs
 from jaxllm.errors import InputError
@@ -16,21 +17,21 @@ from jaxllm.train.loop import Interrupted
 from jaxllm.train.progress import stage as say
 
 
-def cache_dir():
-    """Where datasets and compiled programs are kept between runs: $JAXLLM_CACHE or ~/.cache."""
-    return pathlib.Path(os.environ.get('JAXLLM_CACHE', '~/.cache/jaxllm')).expanduser()
-
-
 def start_jax(coordinator='', num_processes=1, process_id=0):
     """Joins the other processes, if any, and turns on the cache of compiled programs."""
+    if num_processes > 1 and not coordinator:
+        raise InputError(f'--num_processes={num_processes} without --coordinator; add '
+                         '--coordinator=HOST:PORT of process 0')
     if coordinator:
         if jax.config.jax_platforms == 'cpu':
             jax.config.update('jax_cpu_collectives_implementation', 'gloo')
         jax.distributed.initialize(coordinator, num_processes, process_id)
     elif os.environ.get('TPU_WORKER_HOSTNAMES', '').count(','):
         jax.distributed.initialize()
+    # Orbax logs a failed save from each of its threads; the loop says it once.
+    logging.set_verbosity(logging.FATAL)
     # Every process reads the cache; JAX writes to it from process 0 alone.
-    jax.config.update('jax_compilation_cache_dir', str(cache_dir() / 'xla'))
+    jax.config.update('jax_compilation_cache_dir', str(configs.cache_dir() / 'xla'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
 
 
@@ -48,6 +49,9 @@ def claimed(workdir, config):
                 configs.claim_workdir(workdir, config)
             except InputError as error:
                 problem = error
+            except OSError as error:
+                problem = InputError(f'{workdir} cannot be used as a run directory: {error}; give '
+                                     'a --workdir that is a folder one may write to')
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
             failed = multihost_utils.broadcast_one_to_all(np.int32(problem is not None))
@@ -113,8 +117,8 @@ def run(args, overrides):
 
 
 def _report(workdir):
-    """Writes the report; a full disk here hides nothing that was raised before."""
+    """Writes the report; what goes wrong here hides nothing that was raised before."""
     try:
         say(f'report: {write_report(workdir)}')
-    except OSError as error:
+    except (OSError, InputError) as error:
         say(f'no report: {error}; `jaxllm report {workdir}` writes it later')

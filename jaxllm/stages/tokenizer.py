@@ -2,13 +2,14 @@
 
 import jax
 
-from jaxllm.config import section, to_json
-from jaxllm.stages import corpus
+from jaxllm.config import check_keys, section, to_json
+from jaxllm.stages import corpus, lineage
 from jaxllm.train.progress import stage as say
 
 
 def prepare(config):
     """Checks the config. Returns (TokenizerConfig, SourceSpecs)."""
+    check_keys(config, ('stage', 'seed', 'data', 'tokenizer'))
     return (section(corpus.TokenizerConfig, config.tokenizer, 'tokenizer'),
             corpus.source_specs(config.data))
 
@@ -24,4 +25,5 @@ def run(config, workdir):
     settings, specs = prepare(config)
     tokenizer = corpus.make_tokenizer(settings, specs, workdir / 'tokenizer')
     if jax.process_index() == 0:
+        lineage.write_lineage(workdir, config, tokenizer=tokenizer.fingerprint)
         say(f'{tokenizer.vocab_size:,} tokens in {workdir / "tokenizer"}')

@@ -1,44 +1,79 @@
 """The wiring that every training stage shares: state, compiled step, checkpoints, writers, loop."""
 
+import dataclasses
 import platform
 
 import jax
 import jax.numpy as jnp
 
+from jaxllm import rng
 from jaxllm.config import section
 from jaxllm.errors import InputError
 from jaxllm.models import transformer
 from jaxllm.sharding import (ShardingConfig, batch_shardings, batch_ways, make_mesh, replicated,
                              shardings)
 from jaxllm.train import flops, loop, optim
-from jaxllm.train.checkpoint import Checkpoints
+from jaxllm.train.checkpoint import CheckpointConfig, Checkpoints
 from jaxllm.train.metrics import Metrics
 from jaxllm.train.progress import Progress
 from jaxllm.train.state import create, state_shardings
 from jaxllm.train.step import GuardConfig, guard_state, make_train_step
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """`config.train`; the first part is the loop's (see `loop.LoopConfig`)."""
+    num_steps: int
+    log_every: int
+    eval_every: int
+    sample_every: int
+    save_every: int
+    profile_step: int
+    batch_size: int    # sequences, over all processes
+    accum: int         # micro-batches that a step is cut into
+    z_loss: float
+    guard: object      # step.GuardConfig
+
+    def __post_init__(self):
+        if self.z_loss < 0:
+            raise InputError(f'train.z_loss={self.z_loss} must not be negative')
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricsConfig:
+    tensorboard: bool
+    wandb_project: str  # '' = none
+
+
 class Trainer:
     """Everything about a training run that is known before it starts; compiles nothing.
+
+    Args:
+      config: an experiment's ConfigDict.
+      model: ModelConfig.
+      objective: see `objectives/base.py`.
+      init: init(key) -> the trainable tree; default: a fresh model.
+      extra: what else `make_train_step` takes: prepare, update_aux, penalty.
 
     Attributes:
       mesh, optimizer, state_shape, state_shardings, step: see the modules of those names.
     """
 
-    def __init__(self, config, model, objective):
-        train = config.train
+    def __init__(self, config, model, objective, *, init=None, **extra):
+        train = section(TrainConfig, config.train, 'train')
         self.config, self.model = config, model
+        self.init = init or (lambda key: transformer.init(key, model))
+        self.metrics = section(MetricsConfig, config.metrics, 'metrics')
         self.mesh = make_mesh(section(ShardingConfig, config.sharding, 'sharding'))
         self._check_batch(train.batch_size, train.accum)
         self.optim = section(optim.OptimConfig, config.optim, 'optim')
         self.guard = section(GuardConfig, train.guard, 'train.guard')
-        self.loop = loop.LoopConfig(
-            num_steps=train.num_steps, log_every=train.log_every, eval_every=train.eval_every,
-            sample_every=train.sample_every, save_every=train.save_every,
-            profile_step=train.profile_step)
+        self.checkpoint = section(CheckpointConfig, config.checkpoint, 'checkpoint')
+        self.loop = loop.LoopConfig(**{field.name: getattr(train, field.name)
+                                       for field in dataclasses.fields(loop.LoopConfig)})
         self.lr = optim.schedule(self.optim, train.num_steps)
         with jax.set_mesh(self.mesh):
-            params = jax.eval_shape(lambda: transformer.init(jax.random.key(0), model))
+            params = jax.eval_shape(lambda: self.init(jax.random.key(0)))
         self.num_params = transformer.num_params(params)
         self.param_shardings = shardings(transformer.param_axes(params), params, self.mesh)
         self.optimizer = optim.make_optimizer(self.optim, params)
@@ -46,7 +81,8 @@ class Trainer:
         self.state_shardings = state_shardings(self.state_shape, self.param_shardings, self.mesh)
         self.step = make_train_step(
             objective, self.optimizer, self.lr, seed=config.seed, accum=train.accum,
-            clip_norm=self.optim.clip_norm, ema_decay=self.optim.ema_decay, guard=self.guard)
+            clip_norm=self.optim.clip_norm, ema_decay=self.optim.ema_decay, guard=self.guard,
+            **extra)
 
     def _check_batch(self, batch_size, accum):
         if accum < 1:
@@ -75,8 +111,7 @@ class Trainer:
 
     def init_params(self):
         """Fresh parameters, each part made where it will live."""
-        key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
-        return jax.jit(lambda: transformer.init(key, self.model),
+        return jax.jit(lambda: self.init(rng.key(self.config.seed, rng.INIT)),
                        out_shardings=self.param_shardings)()
 
     def compile_step(self, batch_shape):
@@ -93,8 +128,8 @@ class Trainer:
         Raises:
           InputError: the checkpoint there was made with other data or other shapes.
         """
-        config, writer = self.config, jax.process_index() == 0
-        checkpoints = Checkpoints(workdir / 'checkpoints', keep_last=config.checkpoint.keep_last)
+        writer = jax.process_index() == 0
+        checkpoints = Checkpoints(workdir / 'checkpoints', keep_last=self.checkpoint.keep_last)
         state, restored, repairs = checkpoints.restore(self.like())
         if state is None:
             state = jax.jit(self._new_state, out_shardings=self.state_shardings)(params())
@@ -104,8 +139,8 @@ class Trainer:
         peak = flops.machine_matmul_peak(jnp.dtype(self.model.dtype)) if writer else 0.0
         start = int(state.step)
         metrics = Metrics(workdir, restored['offsets'] if restored else None, writer,
-                          tensorboard=config.metrics.tensorboard,
-                          wandb_project=config.metrics.wandb_project,
+                          tensorboard=self.metrics.tensorboard,
+                          wandb_project=self.metrics.wandb_project,
                           context={'python': platform.python_version()})
         with Progress(self.loop.num_steps, start, enabled=writer) as progress:
             for repair in repairs:
@@ -123,5 +158,7 @@ class Trainer:
                     flops_per_step=flops_per_token * tokens_per_step,
                     peak_flops=peak, trace_dir=str(workdir / 'profile'))
             finally:
-                metrics.close()
-                checkpoints.close()
+                try:
+                    metrics.close()
+                finally:
+                    checkpoints.close()

@@ -5,9 +5,13 @@ parameters), `ema`, and `rest` (step, optimizer state, what objectives adapt); a
 where the metrics files stood, which data it was.
 """
 
+import dataclasses
+import itertools
+
 import flax.serialization
 import flax.traverse_util
 import jax
+import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
@@ -42,12 +46,19 @@ def _join(parts, like):
                         ema=fill(like.ema, parts['ema']) if 'ema' in parts else like.ema, **rest)
 
 
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    keep_last: int  # checkpoints that are kept beside the best
+
+    def __post_init__(self):
+        if self.keep_last < 1:
+            raise InputError(f'checkpoint.keep_last={self.keep_last} must be at least 1')
+
+
 class Checkpoints:
     """The checkpoints in `folder`. One writer at a time; every process of a run takes part."""
 
     def __init__(self, folder, *, keep_last=2):
-        if keep_last < 1:
-            raise InputError(f'checkpoint.keep_last={keep_last} must be at least 1')
         self._folder = epath.Path(folder)
         self._keep_last = keep_last
         self._pending = None
@@ -80,6 +91,7 @@ class Checkpoints:
         try:
             self._pending = step, self._orbax.save_checkpointables_async(
                 step, _split(state), custom_metadata=metadata, force=True,
+                overwrite=step in self.steps,
                 metrics={'metric': _NO_METRIC if metric is None else float(metric)})
         except (OSError, ValueError) as error:
             raise self._failed(step, error) from error
@@ -102,8 +114,8 @@ class Checkpoints:
                         f'checkpoints of steps {kept} are intact: free space, then run the same '
                         'command again to go on from there')
 
-    def restore(self, like, *, step=None):
-        """The newest readable checkpoint (or that of `step`).
+    def restore(self, like):
+        """The newest readable checkpoint.
 
         Args:
           like: a TrainState of ShapeDtypeStructs with shardings; any mesh will do.
@@ -115,37 +127,40 @@ class Checkpoints:
         Raises:
           InputError: a checkpoint whose arrays have other names or shapes than `like`.
         """
-        repairs = []
-        for candidate in [step] if step is not None else self.steps[::-1]:
+        unreadable = {}
+        for candidate in self.steps[::-1]:
             parts = _split(like)
+            state = None
             try:
                 found = self._orbax.checkpointables_metadata(candidate)
                 _check(self._folder, candidate, parts, found.metadata)
-                loaded = self._orbax.load_checkpointables(candidate, parts)
-                return _join(loaded, like), found.custom_metadata, repairs
-            except InputError:
-                raise
+                state = _join(self._orbax.load_checkpointables(candidate, parts), like)
+            except (InputError, MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+                raise  # no sign of damage: nothing is moved
             except Exception as error:  # whatever a damaged file makes the reader raise
-                repairs.append(self._set_aside(candidate, error))
-        if repairs:
-            raise InputError('; '.join(repairs) + '; no readable checkpoint is left: delete '
-                             f'{self._folder} to start the run from its beginning')
-        return None, None, repairs
+                unreadable[candidate] = _first_line(error)
+            if _on_every_process(state is not None):
+                return state, found.custom_metadata, self._set_aside(unreadable)
+        if unreadable:
+            raise InputError(f'no checkpoint in {self._folder} can be read ({unreadable}); bring '
+                             'the folder back from a copy, or delete it to start the run from its '
+                             'beginning')
+        return None, None, []
 
-    def _set_aside(self, step, error):
-        """Moves a checkpoint that cannot be read out of the way; says so."""
+    def _set_aside(self, unreadable):
+        """Moves checkpoints that cannot be read out of the way; says so."""
+        if not unreadable:
+            return []
         if jax.process_index() == 0:
-            target = self._folder.parent / f'damaged-{step}'
-            if target.exists():
-                target.rmtree()
-            (self._folder / str(step)).rename(target)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-            multihost_utils.sync_global_devices(f'set aside {step}')
+            for step in unreadable:
+                names = (f'damaged-{step}' + '+' * again for again in itertools.count())
+                targets = (self._folder.parent / name for name in names)
+                (self._folder / str(step)).rename(next(p for p in targets if not p.exists()))
+        _on_every_process(True)
         self._orbax.close()
         self._open()
-        return (f'checkpoint {step} could not be read ({_first_line(error)}) and was set aside as '
-                f'damaged-{step}')
+        return [f'checkpoint {step} could not be read ({error}) and was set aside as '
+                f'damaged-{step}' for step, error in unreadable.items()]
 
     def close(self):
         """Waits for the last save. Raises RunError if it failed and nobody was told yet."""
@@ -176,6 +191,19 @@ def _check(folder, step, wanted, found):
                     f'{part}/{"/".join(key)} is {has.get(key, "absent")} there and '
                     f'{needs.get(key, "absent")} here; use the config it was made with, or a '
                     'new --workdir')
+
+
+def _on_every_process(ok):
+    """Whether `ok` holds on all processes, known to all of them."""
+    if jax.process_count() == 1:
+        return ok
+    from jax.experimental import multihost_utils
+    return bool(multihost_utils.process_allgather(np.int32(ok)).all())
+
+
+def has_checkpoint(folder):
+    """Whether a run has saved anything complete in `folder`."""
+    return epath.Path(folder).exists() and bool(ocp.training.Checkpointer(folder).checkpoints)
 
 
 def load_params(folder, like, *, step=None, part='params'):

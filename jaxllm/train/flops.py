@@ -65,7 +65,7 @@ def train_flops_per_token(model, seq_len):
     return 3 * forward_flops_per_token(model, seq_len)
 
 
-def measure_matmul_peak(dtype, seconds=0.5, sizes=(512, 1024, 2048)):
+def measure_matmul_peak(dtype, seconds=0.5, sizes=(512, 1024)):
     """FLOP/s of the best square matmul on one device, the peak that MFU is measured against.
 
     Args:
@@ -94,11 +94,6 @@ def machine_matmul_peak(dtype, seconds=0.5):
     """FLOP/s of all devices together; forced CPU host devices share one CPU and count once."""
     count = 1 if jax.default_backend() == 'cpu' else jax.device_count()
     return count * measure_matmul_peak(dtype, seconds)
-
-
-def mfu(tokens_per_second, flops_per_token, peak_flops):
-    """Model FLOPs utilisation, the share of the measured matmul peak, 0 to 1."""
-    return tokens_per_second * flops_per_token / peak_flops
 
 
 def memory_bytes():

@@ -43,8 +43,7 @@ class LoopConfig:
 class Hooks:
     """What the loop calls without knowing what it does."""
     evaluate: object   # evaluate(state) -> {name: float}; 'val/loss' ranks checkpoints
-    sample: object     # sample(state) -> list of dicts
-    on_note: object = lambda text: None  # told of skips and repairs
+    sample: object     # sample(state) -> [{'prompt', 'completion'}]
 
 
 class Interrupted(Exception):
@@ -102,6 +101,17 @@ class _Pace:
 
     def reset(self):
         self.steps, self.waited_s, self.paused_s, self.began = 0, 0.0, 0.0, time.monotonic()
+        self.paused_at = None
+
+    def pause(self):
+        """From here on time does not count, until `go_on`."""
+        if self.paused_at is None:
+            self.paused_at = time.monotonic()
+
+    def go_on(self):
+        if self.paused_at is not None:
+            self.paused_s += time.monotonic() - self.paused_at
+            self.paused_at = None
 
     def take(self):
         busy_s = max(time.monotonic() - self.began - self.paused_s, 1e-9)
@@ -125,12 +135,11 @@ def train(step_fn, state, frozen, source, config, *, batch_sharding, checkpoints
       flops_per_step, peak_flops: for the share of the peak that is used; 0 = not reported.
 
     Raises:
-      GuardStop: too many skipped steps in a row; the last checkpoint is before them.
+      GuardStop: too many skipped steps in a row.
       Interrupted: SIGTERM or SIGINT; the state was saved.
     """
     start = int(state.step)
     fresh = start_metadata is not None and start_metadata['hooks_done']
-    best = start_metadata['metric'] if start_metadata else None
     batches = None if source.needs_state else source.iterate(start)
     pending, pace, tracing = None, _Pace(), False
 
@@ -165,36 +174,42 @@ def train(step_fn, state, frozen, source, config, *, batch_sharding, checkpoints
                 'checkpoint is intact. Lower --config.optim.lr, or look at the data, and use a new '
                 '--workdir with --config.init_from=<this run>')
 
-    def save(step, hooks_done):
-        checkpoints.save(state, metric=best, metadata=metadata | {
-            'offsets': metrics.offsets(), 'hooks_done': hooks_done, 'metric': best})
+    def save(hooks_done, metric=None):
+        """`metric`: of this very state, or None if it was not evaluated."""
+        checkpoints.save(state, metric=metric, metadata=metadata | {
+            'offsets': metrics.offsets(), 'hooks_done': hooks_done})
 
     with StopRequest() as stop:
         for step in range(start, config.num_steps + 1):
-            paused = time.monotonic()
             signum = stop.at(step)
             if signum:
                 drain()
                 if step > start or start_metadata is None:  # otherwise it is saved already
-                    save(step, hooks_done=False)
+                    save(hooks_done=False)
                 checkpoints.wait()
                 raise Interrupted(signum, step)
             if not (fresh and step == start):
+                metric = None
                 if config.due(config.eval_every, step):
                     drain()
+                    pace.pause()
                     values = hooks.evaluate(state)
-                    best = values['val/loss']
+                    metric = values['val/loss']
                     metrics.eval(step, values)
-                    progress.update(step, val_bpb=values['val/bits_per_byte'])
+                    shown = [name for name in ('val/bits_per_byte', 'val/loss') if name in values]
+                    progress.update(step, **{shown[0]: values[shown[0]]})
                 if config.due(config.sample_every, step):
                     drain()
+                    pace.pause()
                     for record in hooks.sample(state):
                         metrics.sample(step, record)
                         progress.line(f'[{step}] {record["prompt"]}|{record["completion"]!r}')
-                if config.due(config.save_every, step) and step > start:
+                # A checkpoint that a signal made here comes again, with its rank.
+                if config.due(config.save_every, step) and (step > start or start_metadata):
                     drain()
-                    save(step, hooks_done=True)
-            pace.paused_s += time.monotonic() - paused
+                    pace.pause()
+                    save(hooks_done=True, metric=metric)
+            pace.go_on()
             if step == config.num_steps:
                 break
             if step == config.profile_step > 0:
@@ -219,5 +234,5 @@ def train(step_fn, state, frozen, source, config, *, batch_sharding, checkpoints
                 tracing = False
                 progress.line(f'profiler trace of steps {config.profile_step} to {step} written '
                               f'to {trace_dir}')
-    checkpoints.wait()
+        checkpoints.wait()
     return state

@@ -146,7 +146,8 @@ class Metrics:
     """Routes what a run measures to its files; on every process but the writer it does nothing.
 
     metrics.jsonl holds what is deterministic (kinds 'train', 'eval', 'note'), perf.jsonl times,
-    memory and repairs (kinds 'perf', 'note'), samples.jsonl generated text. Finite scalars go to TensorBoard and W&B too.
+    memory and repairs (kinds 'perf', 'note'), samples.jsonl generated text. Finite scalars go to
+    TensorBoard and W&B too.
     """
 
     def __init__(self, workdir, offsets, is_writer, tensorboard=True, wandb_project='',

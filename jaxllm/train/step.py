@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxllm import rng as keys
 from jaxllm.errors import InputError
 from jaxllm.sharding import constrain
 
@@ -69,7 +70,8 @@ def loss_and_grads(objective, trainable, frozen, batch, rng, accum=1, penalty=No
     """Loss, metric sums and gradients of one global batch, in `accum` micro-batches.
 
     Micro-batch j is rows j, j + accum, ...: neighbours on one device stay on it. Returns (loss,
-    {metric: (sum, weight)}, {term: value}, gradients), the same for every `accum`.
+    {metric: (sum, weight)}, {term: value}, gradients), the same for every `accum` unless the
+    objective draws random numbers.
     """
     if accum == 1:
         (loss, sums), grads = jax.value_and_grad(make_loss(objective, penalty=penalty),
@@ -134,7 +136,7 @@ def make_train_step(objective, optimizer, lr, *, seed, accum=1, clip_norm=0.0, e
     param_norm, lr, skipped, skips, skips_in_row.
     """
     def step(state, frozen, batch):
-        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        rng = jax.random.fold_in(keys.key(seed, keys.STEP), state.step)
         if prepare is not None:
             batch = jax.lax.stop_gradient(prepare(state.trainable, frozen, batch))
         loss, sums, terms, grads = loss_and_grads(
@@ -149,7 +151,9 @@ def make_train_step(objective, optimizer, lr, *, seed, accum=1, clip_norm=0.0, e
         updates = jax.tree.map(lambda d: -rate * d, directions)
         trainable = optax.apply_updates(state.trainable, updates)
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(accept, n, o), new, old)
-        ema = optax.incremental_update(trainable, state.ema, 1 - ema_decay) if ema_decay else {}
+        # Early on a shorter average, lest the random start stays in it for long.
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        ema = optax.incremental_update(trainable, state.ema, 1 - decay) if ema_decay else {}
         metrics = {'loss': loss, 'grad_norm': grad_norm, 'update_norm': optax.tree.norm(updates),
                    'param_norm': optax.tree.norm(state.trainable), 'lr': rate,
                    'skipped': ~accept, 'skips': guarded['skips'],

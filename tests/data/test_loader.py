@@ -9,7 +9,7 @@ import pytest
 from toy_store import ByteTokenizer, make_store, random_text
 
 from jaxllm.data.infill import InfillConfig
-from jaxllm.data.loader import PackedData, eval_batches
+from jaxllm.data.loader import PackedData, EvalBatches
 from jaxllm.data.records import Document
 from jaxllm.data.store import TokenStore, write_store
 from jaxllm.data.tokenizer import train_bpe
@@ -271,8 +271,8 @@ def test_fingerprint_covers_everything_but_the_processes(stores):
 @pytest.mark.parametrize('batch_size', [4, 6])
 def test_eval_counts_every_target_once(stores, batch_size, process_count):
     split = stores['a'].validation
-    parts = [eval_batches(split, seq_len=L, batch_size=batch_size, process_index=p,
-                          process_count=process_count) for p in range(process_count)]
+    parts = [EvalBatches(split, seq_len=L, batch_size=batch_size, process_index=p,
+                         process_count=process_count) for p in range(process_count)]
     batches = [joined(list(same_step)) for same_step in zip(*parts, strict=True)]
     assert len(batches) == len(parts[0]) == -(-parts[0].num_rows // batch_size)
     assert all(batch['tokens'].shape == (batch_size, L) for batch in batches)
@@ -289,23 +289,23 @@ def test_eval_counts_every_target_once(stores, batch_size, process_count):
 
 def test_eval_max_rows_spreads_over_the_plan(stores):
     split = stores['a'].train
-    everything = eval_batches(split, seq_len=L, batch_size=3)
-    few = eval_batches(split, seq_len=L, batch_size=3, max_rows=7)
+    everything = EvalBatches(split, seq_len=L, batch_size=3)
+    few = EvalBatches(split, seq_len=L, batch_size=3, max_rows=7)
     assert (few.num_rows, len(few)) == (7, 3)
     assert few.fingerprint != everything.fingerprint
     rows = [row.tobytes() for row in joined(list(everything))['tokens'][:everything.num_rows]]
     chosen = [rows.index(row.tobytes()) for row in joined(list(few))['tokens'][:7]]
     assert chosen == sorted(set(chosen)) and chosen[-1] > 0.8 * len(rows)
     assert sum(batch['loss_weights'].sum() for batch in few) == few.num_targets
-    assert eval_batches(split, seq_len=L, batch_size=3, max_rows=10_000).num_rows == len(rows)
+    assert EvalBatches(split, seq_len=L, batch_size=3, max_rows=10_000).num_rows == len(rows)
 
 
 def test_eval_of_an_empty_split(tmp_path):
     store = make_store(tmp_path / 's', [5, 6])
     with pytest.raises(InputError, match='validation split of .* holdout_share'):
-        eval_batches(store.validation, seq_len=L, batch_size=B)
+        EvalBatches(store.validation, seq_len=L, batch_size=B)
     with pytest.raises(InputError, match='max_rows=0'):
-        eval_batches(store.train, seq_len=L, batch_size=B, max_rows=0)
+        EvalBatches(store.train, seq_len=L, batch_size=B, max_rows=0)
 
 
 def test_bad_settings(stores):

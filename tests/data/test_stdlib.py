@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from jaxllm.config import cache_dir
 from jaxllm.data import stdlib
 from jaxllm.errors import InputError
 
@@ -243,9 +244,9 @@ assert 'tensorflow' not in sys.modules
 
 def test_the_default_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv('JAXLLM_CACHE', str(tmp_path / 'here'))
-    assert stdlib.default_dir() == tmp_path / 'here'
+    assert cache_dir() == tmp_path / 'here'
     monkeypatch.delenv('JAXLLM_CACHE')
-    assert str(stdlib.default_dir()).endswith('.cache/jaxllm')
+    assert str(cache_dir()).endswith('.cache/jaxllm')
 
 
 def test_a_prepared_dataset_can_be_moved(library, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import toy_models
 
 from jaxllm.errors import InputError
-from jaxllm.models import transformer
+from jaxllm.models import families, transformer
 from jaxllm.models.config import ModelConfig, model_config
 from jaxllm.sharding import make_mesh
 
@@ -98,7 +98,7 @@ def test_settings_that_make_no_sense_are_errors(leaf, value, message):
 
 
 def test_keys_that_are_unknown_or_missing_are_errors():
-    section = toy_models.models.llama('tiny').to_dict()
+    section = families.llama('tiny')
     with pytest.raises(InputError, match='d_modle'):
         model_config(section | {'d_modle': 3})
     with pytest.raises(InputError, match='theat'):
@@ -116,7 +116,7 @@ def test_layers_are_groups_and_a_tail(num_layers, groups, tail):
 
 
 def test_sizes_have_about_the_parameters_they_are_named_for():
-    for size in set(toy_models.models.SIZES) - {'tiny'}:
+    for size in set(families.SIZES) - {'tiny'}:
         want = float(size[:-1]) * {'m': 1e6, 'b': 1e9}[size[-1]]
-        cfg = model_config(toy_models.models.llama(size).to_dict())
+        cfg = model_config(families.llama(size))
         assert 0.6 < transformer.num_params(toy_models.shapes(cfg)) / want < 1.5, size

@@ -10,11 +10,11 @@ import pytest
 import toy_models
 
 from jaxllm.errors import InputError
-from jaxllm.models import transformer
+from jaxllm.models import families, transformer
 from jaxllm.models.layers import rope_frequencies, rope_table, rotate, sinusoids
 from jaxllm.sharding import RULES, ShardingConfig, make_mesh
 
-FAMILIES = list(toy_models.models.FAMILIES)
+FAMILIES = list(families.FAMILIES)
 
 
 @pytest.fixture(scope='module', autouse=True)

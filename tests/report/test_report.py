@@ -143,7 +143,7 @@ def test_a_run_at_its_very_beginning(tmp_path):
         '{"step": 0, "kind": "eval", "val/loss": "nan"}\n'
         '{"step": 1, "kind": "train", "loss": 9.0, "grad_norm": 0.0, "lr": 0.0}\n{"step": 2, "k')
     (tmp_path / 'samples.jsonl').write_text('{"step": 0, "prompt": "", "completion": ""}\n')
-    (tmp_path / 'perf.jsonl').write_text('{"step": 1, "tokens_per_second": 950.0}\n')
+    (tmp_path / 'perf.jsonl').write_text('{"step": 1, "kind": "perf", "tokens_per_second": 950.0}\n')
     text = write_report(tmp_path).read_text()
     assert 'Speed 950 tokens/s' in visible(text)
     assert 'Validation loss nan nats per token, step 0' in visible(text)
@@ -170,7 +170,7 @@ def test_notes_are_counted_and_bounded():
     records = [{'step': step, 'text': f'note {step // 2}'} for step in range(60)]
     shown = visible(sections.notes(records))
     assert 'note 0 2 times: steps 0, 1' in shown and 'note 19' in shown and 'note 20' not in shown
-    assert shown.endswith('10 more are in metrics.jsonl')
+    assert shown.endswith('10 more are in metrics.jsonl and perf.jsonl')
 
 
 def test_samples_show_first_and_last_step():

@@ -15,6 +15,12 @@ def one_cache(monkeypatch, shared_cache, repeatable_and_private):
     monkeypatch.setenv('JAXLLM_CACHE', str(shared_cache))
 
 
+@pytest.fixture(autouse=True)
+def no_measuring(monkeypatch):
+    """Seconds of matrix products per run, for a number that no test looks at."""
+    monkeypatch.setattr('jaxllm.train.flops.machine_matmul_peak', lambda dtype: 1e11)
+
+
 @pytest.fixture(scope='session')
 def text(tmp_path_factory):
     """A folder of small text files."""

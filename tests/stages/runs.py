@@ -39,13 +39,13 @@ def argv(workdir, text, *, arg='', **values):
             *overrides(**defaults | values)]
 
 
-def start(arguments, *, devices=1, **environment):
+def start(arguments, *, devices=1, stderr=subprocess.PIPE, **environment):
     """Starts `jaxllm` in a process of its own with so many host devices."""
     env = os.environ | {
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu',
         'PYTHONPATH': str(ROOT)} | environment
     return subprocess.Popen([sys.executable, '-m', 'jaxllm.main', *arguments], env=env, cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                            stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
 def finish(process, timeout_s=300):

@@ -15,12 +15,7 @@ from jaxllm.sharding import PRESETS
 EXPERIMENTS = sorted(path for path in (runs.ROOT / 'experiments').rglob('*.py')
                      if 'def get_config(' in path.read_text(encoding='utf-8'))
 SHORT = dict(train__num_steps=4, train__log_every=1, train__save_every=2, train__eval_every=2,
-             train__sample_every=0)
-
-
-@pytest.fixture(autouse=True)
-def no_warning_about_the_cache(recwarn):
-    """Runs in this process share one configuration of JAX."""
+             train__sample_every=0, sample__prompts='()')
 
 
 def _run(workdir, text, **options):
@@ -39,7 +34,7 @@ def test_smoke(file, tmp_path, capsys):
     arguments = ['run', f'--config={file}:smoke']
     assert runs.run_here([*arguments, '--dry_run']) == 0
     assert f'"stage": "{configs.load_file(f"{file}:smoke").stage}"' in capsys.readouterr().out
-    assert list(tmp_path.iterdir()) == [tmp_path / 'cache'] or not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []
     assert runs.run_here([*arguments, f'--workdir={workdir}']) == 0
     assert json.loads((workdir / 'config.json').read_text())['stage']
     if not (workdir / 'metrics.jsonl').exists():
@@ -105,10 +100,10 @@ def test_accumulation_changes_no_number(tmp_path, text, on_one_device):
 
 def test_more_training_is_better(tmp_path, text):
     """Sixty steps learn more of thirty words than a unigram of bytes knows."""
-    workdir = _run(tmp_path / 'run', text, train__num_steps=60, train__eval_every=0,
+    workdir = _run(tmp_path / 'run', text, train__num_steps=60, train__eval_every=60,
                    train__save_every=0)
     first, last = (line['val/bits_per_byte'] for line in runs.records(workdir, 'eval'))
-    assert first > 7 and last < 3.5
+    assert first > 7 and last < 2.5
 
 
 @pytest.mark.parametrize('arg, options', [
@@ -119,7 +114,7 @@ def test_more_training_is_better(tmp_path, text):
     ('', dict(optim__name='muon')),
     ('', dict(optim__ema_decay=0.9, optim__schedule='cosine')),
     ('', dict(model__remat='full', model__dtype='bfloat16')),
-    ('', dict(tokenizer__kind='char', tokenizer__vocab_size=288)),
+    ('', dict(tokenizer__kind='char', tokenizer__vocab_size=304)),
 ])
 def test_variants_run(arg, options, tmp_path, text):
     workdir = _run(tmp_path / 'run', text, arg=arg, **options)

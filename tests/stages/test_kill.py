@@ -3,6 +3,7 @@
 import os
 import pathlib
 import random
+import shutil
 import signal
 import time
 
@@ -84,26 +85,34 @@ def test_twenty_kills_leave_no_trace(tmp_path, text, whole):
     rng = random.Random(0)
     workdir = tmp_path / 'run'
     command = runs.argv(workdir, text, **SETTINGS)
-    moments = ['start'] * 5 + ['save'] * 8 + ['step'] * 7
-    rng.shuffle(moments)
+    later = ['start'] * 2 + ['save'] * 8 + ['step'] * 7
+    rng.shuffle(later)
+    moments = ['config.json', 'tokenizer', 'data/stores', *later]
     torn = 0
     for number, moment in enumerate(moments):
         # Kills wander from the first step to the last, so that there is work left for all.
         target = STEPS * (number + 1) // (len(moments) + 2)
-        process = runs.start(command)
+        log = tmp_path / f'log-{number}'
+        with open(log, 'w', encoding='utf-8') as file:
+            process = runs.start(command, stderr=file)
         alive = True
         if moment == 'start':
             time.sleep(rng.uniform(0.2, 4.0))
+        elif number < 3:  # while the first files come into being
+            alive = _wait_for((workdir / moment).exists, process)
+            time.sleep(rng.uniform(0.0, 0.02))
         else:
-            alive = _wait_for(lambda at=target: _last_step(workdir) >= at, process)
+            # By then the lines and torn saves of the attempt before are gone.
+            alive = _wait_for(lambda log=log: 'compiled in' in log.read_text(), process)
+            alive = alive and _wait_for(lambda at=target: _last_step(workdir) >= at, process)
             if moment == 'save':
                 alive = alive and _wait_for(lambda: _is_saving(workdir), process)
                 time.sleep(rng.uniform(0.0, 0.01))
             else:
                 time.sleep(rng.uniform(0.0, 0.03))
         process.kill()
-        code, _, err = runs.finish(process)
-        assert alive and code == -signal.SIGKILL, (number, moment, code, err)
+        code, _, _ = runs.finish(process)
+        assert alive and code == -signal.SIGKILL, (number, moment, code, log.read_text())
         torn += _is_saving(workdir)
     assert torn >= 3  # several kills came in the middle of a save
     runs.run(command)
@@ -167,7 +176,6 @@ def half(tmp_path_factory, shared_cache, text):
 @pytest.mark.parametrize('damage', [_truncate, _flip, _empty])
 def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(tmp_path, text, whole, half,
                                                                   damage):
-    import shutil
     workdir = tmp_path / 'run'
     shutil.copytree(half, workdir)
     *_, older, newest = runs.checkpoint_steps(workdir)

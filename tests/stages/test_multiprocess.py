@@ -1,4 +1,4 @@
-"""Two processes that train together over gloo are one run: same numbers, checkpoints and resumes."""
+"""Two processes that train together over gloo are one run: same numbers, same checkpoints."""
 
 import socket
 import time

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxllm.errors import InputError, RunError
 from jaxllm.sharding import ShardingConfig, make_mesh
 from jaxllm.train import state as train_state
-from jaxllm.train.checkpoint import Checkpoints, load_params
+from jaxllm.train.checkpoint import CheckpointConfig, Checkpoints, load_params
 from jaxllm.train.step import GuardConfig, guard_state
 
 GUARD = GuardConfig(spike_factor=3.0, history=3, max_skips_in_row=5)
@@ -103,11 +103,14 @@ def test_the_best_and_the_last_are_kept(checkpoints):
     assert int(got.step) == 5  # a run goes on from the newest, not from the best
 
 
-def test_of_equally_good_ones_the_later_is_the_best(checkpoints):
+def test_of_equally_good_ones_the_later_is_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path / 'checkpoints', keep_last=3)
     for step in (1, 2, 3):
         checkpoints.save(_state(step), metadata={}, metric=2.0 if step < 3 else 9.0)
     checkpoints.wait()
+    assert checkpoints.steps == [1, 2, 3]
     assert load_params(checkpoints._folder, _like(_state()).trainable)[1] == 2
+    checkpoints.close()
 
 
 def test_a_step_after_a_save_does_not_change_what_is_saved(checkpoints):
@@ -154,7 +157,7 @@ def test_nothing_to_load(tmp_path):
     with pytest.raises(InputError, match='no complete checkpoint'):
         load_params(tmp_path / 'empty', like)
     with pytest.raises(InputError, match='keep_last=0'):
-        Checkpoints(tmp_path / 'c', keep_last=0)
+        CheckpointConfig(keep_last=0)
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(checkpoints, tmp_path):

@@ -65,7 +65,6 @@ def test_matmul_flops_agree_with_the_compiler():
 def test_measured_peak_is_plausible():
     peak = flops.measure_matmul_peak('float32', seconds=0.01, sizes=(64, 128))
     assert 1e6 < peak < 1e15
-    assert flops.mfu(tokens_per_second=50., flops_per_token=4., peak_flops=800.) == 0.25
 
 
 def test_memory_is_that_of_this_process():

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,7 @@ class Recorder:
         return [{'prompt': 'x', 'completion': f'{float(state.ema["kernel"][0]):.6f}'}]
 
 
-def _train(workdir, compiled, *, bad=(), at_step=None, log=None, **settings):
+def _train(workdir, compiled, *, bad=(), at_step=None, log=None, keep_last=2, **settings):
     """Runs or resumes in `workdir`; returns (final state, order of events)."""
     step, sharding, batch_sharding = compiled
     recorder = Recorder()
@@ -109,7 +110,7 @@ def _train(workdir, compiled, *, bad=(), at_step=None, log=None, **settings):
             at_step(int(state.step))
         return step(state, frozen, batch)
 
-    checkpoints = Checkpoints(workdir / 'checkpoints', keep_last=2)
+    checkpoints = Checkpoints(workdir / 'checkpoints', keep_last=keep_last)
     save = checkpoints.save
 
     def logged_save(state, **options):
@@ -194,6 +195,30 @@ def test_metrics_wait_until_the_next_step_is_under_way(tmp_path, compiled):
     assert seen[3] == [1, 2]           # step 3 is done, its metrics are not fetched yet
     assert seen[4] == [1, 2, 3, 4]     # drained by the save
     assert seen[6] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize('log_every', [1, 3])
+def test_the_pace_is_that_of_the_steps_alone(tmp_path, compiled, monkeypatch, log_every):
+    """A clock in which a step takes 0.1 s on the host, 10 s on the device, and all else longer."""
+    now = [0.0]
+
+    def takes(seconds, function):
+        def slow(*args, **options):
+            now[0] += seconds
+            return function(*args, **options)
+        return slow
+
+    step, sharding, batch_sharding = compiled
+    monkeypatch.setattr(loop, 'time', types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(jax, 'device_get', takes(10, jax.device_get))
+    monkeypatch.setattr(Recorder, 'evaluate', takes(100, Recorder.evaluate))
+    monkeypatch.setattr(Recorder, 'sample', takes(1000, Recorder.sample))
+    monkeypatch.setattr(Checkpoints, 'save', takes(10_000, Checkpoints.save))
+    _train(tmp_path, (takes(0.1, step), sharding, batch_sharding), log_every=log_every)
+    # A step is dispatched before the one before it is measured, hence the tolerance.
+    first, *others = [line['step_time_s'] for line in _lines(tmp_path, 'perf.jsonl')]
+    assert others and others == pytest.approx([10.1] * len(others), abs=0.11)
+    assert first >= 10  # compilation is left out, but not the steps of its interval
 
 
 def test_log_every_thins_out_the_lines_alone(tmp_path, compiled, whole):
@@ -301,18 +326,31 @@ def test_a_profile_is_written(tmp_path, compiled, whole):
     _assert_same(state, whole[1])
 
 
-def test_the_best_metric_outlives_a_resume(tmp_path, compiled):
-    """A resumed run ranks its next checkpoint by the last evaluation, wherever that was."""
-    with pytest.raises(loop.Interrupted):
-        _train(tmp_path, compiled, eval_every=4, save_every=3, at_step=lambda step: (
-            os.kill(os.getpid(), signal.SIGTERM) if step == 4 else None))
-    _train(tmp_path, compiled, eval_every=0, save_every=3, num_steps=7)
-    checkpoints = Checkpoints(tmp_path / 'checkpoints')
+def _ranks(folder):
+    checkpoints = Checkpoints(folder / 'checkpoints')
     ranks = {c.step: c.metrics['metric'] for c in checkpoints._orbax.checkpoints}
-    evaluated = {line['step']: line['val/loss'] for line in _lines(tmp_path)
-                 if line['kind'] == 'eval'}
     checkpoints.close()
-    assert ranks[6] == evaluated[4] and ranks[7] == evaluated[7]
+    evaluated = {line['step']: line['val/loss'] for line in _lines(folder)
+                 if line['kind'] == 'eval'}
+    return ranks, evaluated
+
+
+def test_a_checkpoint_is_ranked_by_its_own_evaluation_only(tmp_path, compiled):
+    """A state that was never evaluated must not be taken for the best one."""
+    _train(tmp_path, compiled, eval_every=4, save_every=1, num_steps=7, keep_last=3)
+    ranks, evaluated = _ranks(tmp_path)
+    assert ranks[4] == evaluated[4] and ranks[7] == evaluated[7]
+    assert ranks[5] == ranks[6] > 1e29
+
+
+def test_a_checkpoint_saved_for_a_signal_gets_its_rank_after_the_resume(tmp_path, compiled):
+    with pytest.raises(loop.Interrupted):
+        _train(tmp_path, compiled, eval_every=4, save_every=4, at_step=lambda step: (
+            os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None))
+    assert _ranks(tmp_path)[0][4] > 1e29
+    _train(tmp_path, compiled, eval_every=4, save_every=4, num_steps=7)
+    ranks, evaluated = _ranks(tmp_path)
+    assert ranks[4] == evaluated[4] and ranks[7] == evaluated[7]
 
 
 @pytest.mark.parametrize('wrong', [dict(num_steps=0), dict(log_every=0), dict(eval_every=-1),
