@@ -31,6 +31,8 @@ def _parser():
 
     run = verb('run', 'run the stage of a config file, or go on with it',
                'jaxllm run --config=experiments/pretrain.py --workdir=runs/base')
+    run.usage = ('jaxllm run --config=FILE.py[:ARG] [--config.section.key=value ...] '
+                 '--workdir=DIR [--dry_run]')
     run.add_argument('--workdir', help='the run directory, made if it is new')
     run.add_argument('--dry_run', action='store_true',
                      help='print the resolved config and what it would cost; run nothing')

@@ -31,7 +31,7 @@ def _pieces(request, runner):
         runner.advance(min(end, limit))
         step, done_B, counts_B, out = runner.read()
         read = push(request, tail, out['tokens'][0], read, counts_B[0])
-        done = tail.stopped or done_B[0] or end >= limit
+        done = bool(tail.stopped or done_B[0] or end >= limit)
         if piece := tail.take(final=done):
             yield piece
     row = row_result(request, tail, {name: x[0, :read] for name, x in out.items()})

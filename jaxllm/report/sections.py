@@ -43,7 +43,7 @@ def _validation_tiles(evals):
 def _train_tiles(train):
     tiles = []
     if tokens := series(train, 'tokens'):
-        tiles.append(page.tile('Tokens trained on', page.short(tokens[-1][1]), '',
+        tiles.append(page.tile('Tokens seen', page.short(tokens[-1][1]), '',
                                f'in {train[-1]["step"]:,} steps'))
     skipped = sum(value for _, value in series(train, 'skipped'))
     if skipped:

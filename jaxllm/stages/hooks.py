@@ -36,8 +36,8 @@ def make_evaluate(objective, stores, param_shardings, mesh, *, seq_len, batch_si
     """evaluate(state) -> {'val/loss', 'val/bits_per_byte', 'val/accuracy', 'val/<source>/...'}.
 
     Every target of the validation splits (or of `max_rows` rows of each, 0 = all) counts once, and
-    sums are divided once, so the numbers do not depend on the batch size. `objective` is the one that
-    is measured: for nats per token, one without a z-loss.
+    sums are divided once, so the numbers do not depend on the batch size. `objective` is what is
+    measured: for nats per token, one without a z-loss.
     """
     batches = {name: EvalBatches(store.validation, seq_len=seq_len, batch_size=batch_size,
                                  max_rows=max_rows or None, process_index=jax.process_index(),

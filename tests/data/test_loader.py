@@ -104,14 +104,14 @@ def test_iterate_is_source(stores, infill):
         same(batches[k], make_data(stores, (0.5, 0.5), infill=infill)(3 + k))
 
 
-def test_iterate_ends_its_thread_and_passes_errors_on(stores):
+def test_iterate_ends_its_thread_and_passes_errors_on(stores, monkeypatch):
     data = make_data(stores)
     batches = data.iterate(0)
     next(batches)
     assert any(thread.name.startswith('input') for thread in threading.enumerate())
     batches.close()
     assert not any(thread.name.startswith('input') for thread in threading.enumerate())
-    data.source = lambda i: 1 // 0
+    monkeypatch.setattr(PackedData, '__call__', lambda self, i: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         next(data.iterate(0))
 

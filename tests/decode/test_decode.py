@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxllm import decode
+from jaxllm import decode, rng
 from jaxllm.decode import generation, sampling
 from jaxllm.decode.text import TextTail
 from jaxllm.errors import InputError
@@ -139,7 +139,7 @@ def test_seeds(one):
     assert same[0] == same[1]
     assert same[0] != same[2]
     assert len(set(map(tuple, same[0]))) == 3  # one prompt, three rows, three texts
-    by_key = generate(one, [PROMPTS[1]] * 3, SAMPLED, seed=jax.random.key(1))
+    by_key = generate(one, [PROMPTS[1]] * 3, SAMPLED, seed=rng.key(1, rng.SAMPLE))
     assert by_key.tokens == same[0]
 
 
@@ -281,6 +281,16 @@ def test_stream_is_generate_piece_by_piece(one, long, temperature):
                                     stop_strings=stops))
     assert ''.join(pieces) == expected.texts[0]
     assert all(pieces)
+
+
+def test_stream_ends_at_a_stop_token(one, long):
+    stop = long.tokens[0][5]
+    want = generate(one, [PROMPTS[0]], SAMPLED, tokenizer=Words(), seed=4, stop_ids=(stop,))
+    assert want.finish == ['stop']
+    with jax.set_mesh(one.mesh):
+        pieces = list(decode.stream(one.params, one.cfg, PROMPTS[0], SAMPLED, Words(), seed=4,
+                                    stop_ids=(stop,)))
+    assert ''.join(pieces) == want.texts[0]
 
 
 def test_tail_gives_out_whole_characters_and_no_stop_string():

@@ -92,7 +92,7 @@ def test_contains_the_numbers(text):
             'step 50 of 60', 'Python 3.11.9, jax 0.10.2',
             'Validation loss 3.4575 nats per token, step 50; best 3.1250 at 40',
             'Validation 1.0625 bits per byte', 'Next-token accuracy 37.5 %',
-            'Tokens trained on 50k in 50 steps', 'Skipped steps 2', 'Speed 12.3k tokens/s',
+            'Tokens seen 50k in 50 steps', 'Skipped steps 2', 'Speed 12.3k tokens/s',
             'MFU 31.2 %', 'Process memory 3 GiB', 'Device memory 1 GiB',
             'books 0.8125', 'skipped step 2', '2 times: steps 7, 8',
             '12,345', '7,654,321', '0.625', 'too short 17',
@@ -143,7 +143,8 @@ def test_a_run_at_its_very_beginning(tmp_path):
         '{"step": 0, "kind": "eval", "val/loss": "nan"}\n'
         '{"step": 1, "kind": "train", "loss": 9.0, "grad_norm": 0.0, "lr": 0.0}\n{"step": 2, "k')
     (tmp_path / 'samples.jsonl').write_text('{"step": 0, "prompt": "", "completion": ""}\n')
-    (tmp_path / 'perf.jsonl').write_text('{"step": 1, "kind": "perf", "tokens_per_second": 950.0}\n')
+    (tmp_path / 'perf.jsonl').write_text(
+        '{"step": 1, "kind": "perf", "tokens_per_second": 950.0}\n')
     text = write_report(tmp_path).read_text()
     assert 'Speed 950 tokens/s' in visible(text)
     assert 'Validation loss nan nats per token, step 0' in visible(text)

@@ -204,7 +204,7 @@ def test_a_checkpoint_of_another_shape(copy, text, capsys):
 
 def test_a_parent_of_another_shape(finished, tmp_path, text, capsys):
     _refused(capsys, runs.argv(tmp_path / 'run', text, **SHORT | dict(
-        init_from=finished, model__d_ff=128)), 'does not fit this config', '112', '128')
+        init_from=finished, model__d_ff=128)), 'is another one', 'd_ff 112', '128')
 
 
 def test_a_damaged_token_store(copy, text, capsys):

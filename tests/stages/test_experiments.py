@@ -144,6 +144,6 @@ def test_a_run_starts_from_its_parent(tmp_path, text):
     assert after['val/loss'] == pytest.approx(before['val/loss'], rel=1e-6)
     lineage = json.loads((child / 'lineage.json').read_text())
     assert lineage['parents']['init_from'] == {
-        'run': str(parent),
+        'run': str(parent), 'step': before['step'],
         'fingerprint': json.loads((parent / 'lineage.json').read_text())['fingerprint']}
     assert 'init_from' in (child / 'report.html').read_text()

@@ -155,8 +155,8 @@ def test_gradients_are_clipped_to_a_global_norm():
 def test_moving_average_of_the_parameters():
     states, _ = _run([_batch(), _batch(seed=1)], ema_decay=0.75)
     average = states[0].trainable['kernel']
-    for state in states[1:]:
-        average = 0.75 * average + 0.25 * state.trainable['kernel']
+    for decay, state in zip((1 / 10, 2 / 11), states[1:], strict=True):  # below 0.75 so early
+        average = decay * average + (1 - decay) * state.trainable['kernel']
     np.testing.assert_allclose(states[2].ema['kernel'], average, rtol=1e-6)
 
 
