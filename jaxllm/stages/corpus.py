@@ -1,5 +1,6 @@
 """From the data and tokenizer sections of a config to a tokenizer and token stores on disk."""
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -91,15 +92,18 @@ def copy_tokenizer(source, folder):
     """The tokenizer of a parent run, with its fertility report, as this run's own."""
     with _one_builder(folder):
         if not (folder / 'fertility.json').exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(source, folder)
+            partial = folder.with_name(folder.name + '.partial')
+            for left in (folder, partial):
+                shutil.rmtree(left, ignore_errors=True)
+            shutil.copytree(source, partial)
+            partial.rename(folder)
 
 
 def make_stores(data, specs, tokenizer, folder):
     """{source name: TokenStore} in `folder`, built where they are missing.
 
-    Malformed records go to rejects.jsonl; more than `data.max_reject_share` of a source is an
-    InputError. A store that was damaged since it was built is an InputError too.
+    Malformed records go to rejects-<source>.jsonl; more than `data.max_reject_share` of a source is
+    an InputError. A store that was damaged since it was built is an InputError too.
     """
     stores = {}
     with _one_builder(folder):
@@ -143,17 +147,11 @@ def summary(specs, stores, source, num_steps, folder):
     return rows
 
 
-class _one_builder:
+@contextlib.contextmanager
+def _one_builder(folder):
     """A lock on a folder across the processes of a machine: the first builds, the others find it
     built. On machines that share no disk, each builds its own copy, the same one."""
-
-    def __init__(self, folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        self._path = folder.parent / f'.{folder.name}.lock'
-
-    def __enter__(self):
-        self._file = open(self._path, 'w', encoding='utf-8')
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_):
-        self._file.close()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / f'.{folder.name}.lock', 'w', encoding='utf-8') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
