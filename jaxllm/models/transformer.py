@@ -131,9 +131,10 @@ class Stack(nn.Module):
     def __call__(self, x_BLD, segment_ids_BL, rope, cache):
         cfg, carry = self.cfg, (x_BLD, cache, 0)
         if cfg.num_groups:
+            # Nothing is broadcast out of the scan, so there is no constancy to trace for.
             scan = nn.scan(Group, variable_axes={'params': 0, 'intermediates': 0},
                            split_rngs={'params': True}, in_axes=nn.broadcast,
-                           length=cfg.num_groups)
+                           length=cfg.num_groups, check_constancy_invariants=False)
             layers = scan(cfg, cfg.layer_pattern, True, name='layers')
             carry, _ = layers(carry, segment_ids_BL, rope)
         if cfg.tail:
