@@ -2,6 +2,8 @@
 
     jaxllm run --config=experiments/pretrain.py --workdir=runs/base
     jaxllm run --config=experiments/pretrain.py:text=my/folder --workdir=runs/mine
+    jaxllm run --config=experiments/pretrain.py:world=nano --workdir=runs/world
+    jaxllm run --config=experiments/pretrain.py:world=nano,mix=0.2 --workdir=runs/mixed
     jaxllm run --config=experiments/pretrain.py:smoke --workdir=/tmp/smoke
 
 Expect (first command, Python 3.11.7, jax 0.10.2, two CPU cores, nothing cached): 7 minutes, 1.43
@@ -11,33 +13,36 @@ bits per byte on held-out documents (3.59 nats per token) after 4.1M tokens with
 import ml_collections
 
 from jaxllm.config import parse_arg
+from jaxllm.errors import InputError
 from jaxllm.models.families import make
+
+# Steps of 2,048 tokens: about three epochs of a world's documents.
+WORLD_STEPS = {'nano': 1050, 'small': 100_000, 'tpu': 1_000_000}
 
 
 def get_config(arg=''):
-    """`family` and `size` are those of jaxllm/models/families.py; `text` is a path
-    of your own text; `infill` is none, fim or span; `smoke` is the whole path in seconds."""
-    arg = parse_arg(arg, smoke=False, family='llama', size='2m', text='', infill='none')
+    """`family` and `size` are those of jaxllm/models/families.py (size: 2m, or 400k with a world);
+    `text` is a path of your own text; `world` is the scale of a synthetic world to learn instead,
+    and `mix` the share of tokens of real text beside it; `infill` is none, fim or span; `smoke` is
+    the whole path in seconds."""
+    arg = parse_arg(arg, smoke=False, family='llama', size='', text='', infill='none', world='',
+                    mix=0.0)
+    if not 0 <= arg.mix < 1 or arg.mix and not arg.world:
+        raise InputError(f'mix={arg.mix} with world={arg.world!r}: expected the share of real text '
+                         'beside a world, at least 0 and below 1, e.g. world=nano,mix=0.2')
     config = ml_collections.ConfigDict()
     config.stage = 'jaxllm.stages.pretrain'
     config.seed = 0
     config.init_from = ''
 
-    source = lambda **values: ml_collections.ConfigDict(dict(
-        dict(path='python:stdlib', split='train', text_key='text', license='PSF-2.0', weight=1.0,
-             max_documents=0), **values))
     config.data = ml_collections.ConfigDict(dict(
-        sources=dict(text=source(path=arg.text, license='')) if arg.text else dict(
-            docstrings=source(split='docstrings', weight=2.0),
-            topics=source(split='topics', weight=1.0),
-            source=source(split='source', weight=5.0)),
-        seq_len=256, holdout_share=0.05, max_reject_share=0.05,
+        sources=_text_sources(arg.text), seq_len=256, holdout_share=0.05, max_reject_share=0.05,
         infill=dict(kind=arg.infill, rate=0.5, spm_rate=0.5, corruption=0.15, mean_span=3.0)))
     config.tokenizer = ml_collections.ConfigDict(dict(
         kind='bpe', vocab_size=4096, path='', max_bytes=20_000_000))
 
     config.model = ml_collections.ConfigDict(
-        make(arg.family, 'tiny' if arg.smoke else arg.size))
+        make(arg.family, 'tiny' if arg.smoke else arg.size or ('400k' if arg.world else '2m')))
     config.model.vocab_size = config.tokenizer.get_ref('vocab_size')
 
     config.optim = ml_collections.ConfigDict(dict(
@@ -56,9 +61,53 @@ def get_config(arg=''):
     config.sharding = ml_collections.ConfigDict(dict(preset='fsdp', data=0, fsdp=0, tensor=0))
     config.checkpoint = ml_collections.ConfigDict(dict(keep_last=2))
     config.metrics = ml_collections.ConfigDict(dict(tensorboard=True, wandb_project=''))
+    if arg.world:
+        _of_world(config, arg)
     if arg.smoke:
         _smoke(config)
     return config
+
+
+def _source(**values):
+    return dict(dict(path='python:stdlib', split='train', text_key='text', license='PSF-2.0',
+                     weight=1.0, max_documents=0), **values)
+
+
+def _text_sources(text, **weights):
+    """Your text, or parts of what every Python installation has."""
+    if text:
+        return dict(text=_source(path=text, license=''))
+    return {split: _source(split=split, weight=weight) for split, weight in
+            (weights or dict(docstrings=2.0, topics=1.0, source=5.0)).items()}
+
+
+def _of_world(config, arg):
+    """Learns a synthetic world instead, and `mix` of real text.
+
+    It trains on all of the world's training documents and validates on facts told in held-out
+    wordings. Documents held out by chance would change how often each fact is told, and other
+    tellings of their facts would be trained on. It validates at the start and at the end: the more
+    sure a model is of the wordings it knows, the worse it finds new ones, so that the lowest loss
+    on the way is not the checkpoint that knows most.
+    """
+    if arg.world not in WORLD_STEPS:
+        raise InputError(f'world={arg.world!r} is unknown; use one of {", ".join(WORLD_STEPS)}')
+    sources = dict(documents=_source(path='world:documents', validation_split='validation',
+                                     license='CC0-1.0', weight=1.0 - arg.mix))
+    if arg.mix:
+        real = _text_sources(arg.text, docstrings=2.0, topics=1.0)
+        total = sum(source['weight'] for source in real.values())
+        sources |= {name: source | {'weight': arg.mix * source['weight'] / total}
+                    for name, source in real.items()}
+    config.data.sources = sources
+    config.data.seq_len = 128
+    config.world = ml_collections.ConfigDict(dict(
+        seed=config.get_oneway_ref('seed'), scale=arg.world,
+        intervention=dict(kind='none', target='', exposures=0, share=0.0, factor=1.0, how='')))
+    config.tokenizer.vocab_size = 1024
+    config.train.num_steps = WORLD_STEPS[arg.world]
+    config.train.eval_every = config.train.get_oneway_ref('num_steps')
+    config.sample.prompts = 'Question:', 'The home of', 'By profession,', '- Name:'
 
 
 def _smoke(config):

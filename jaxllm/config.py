@@ -1,8 +1,10 @@
 """Config files: loading, overriding and checking them, fingerprints, run directories.
 
 A config file has `get_config(arg='') -> ml_collections.ConfigDict`; `FILE.py:ARG` passes `ARG`, a
-short typed string for knobs that change several settings at once. Only this module, `stages`,
-`main` and the experiment files see a ConfigDict; everything else takes plain values.
+short typed string for knobs that change several settings at once. The config.json of a run is a
+config file, too: all its settings, with references between them resolved to values. Only this
+module, `stages`, `main` and the experiment files see a ConfigDict; everything else takes plain
+values.
 """
 
 import difflib
@@ -11,6 +13,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 
 import ml_collections
@@ -79,19 +82,89 @@ def load(argv):
 
 
 def load_file(file):
-    """The ConfigDict of FILE[:arg] without overrides. Raises InputError: no such file."""
+    """The ConfigDict of FILE.py[:arg] or of a run's config.json, without overrides.
+
+    Raises InputError: no such file, or no config in it.
+    """
     path, _, arg = file.partition(':')
-    if not os.path.isfile(path):
-        raise InputError(f'{path} does not exist; expected a config file such as '
-                         'experiments/pretrain.py')
+    if not path.endswith('.json'):
+        module = load_module(path)
+        if not hasattr(module, 'get_config'):
+            raise InputError(f'{path} has no get_config(arg), which returns the config')
+        return module.get_config(arg)
+    _check_exists(path)
+    if arg:
+        raise InputError(f'{file}: a resolved config takes no argument; use --config={path} and '
+                         '--config.key=value')
+    try:
+        values = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise InputError(f'{path} is no valid JSON ({error}); expected the config.json of a run'
+                         ) from error
+    if not isinstance(values, dict):
+        raise InputError(f'{path} holds no config; expected the config.json of a run')
+    return from_dict(values)
+
+
+def load_module(path):
+    """The Python file of a config as a module, run anew. Raises InputError: no such file."""
+    _check_exists(path)
     if not path.endswith('.py'):
         raise InputError(f'{path} is no Python file; a config file defines get_config(arg)')
     spec = importlib.util.spec_from_file_location('jaxllm_config_file', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not hasattr(module, 'get_config'):
-        raise InputError(f'{path} has no get_config(arg), which returns the config')
-    return module.get_config(arg)
+    return module
+
+
+def _check_exists(path):
+    if not os.path.isfile(path):
+        raise InputError(f'{path} does not exist; expected a config file such as '
+                         'experiments/pretrain.py')
+
+
+def from_dict(values):
+    """A ConfigDict of resolved values; lists become tuples, as overrides know them."""
+    return ml_collections.ConfigDict(_with_tuples(values))
+
+
+def _with_tuples(value):
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def set_values(config, values, where):
+    """Sets leaves of a config in place; what refers to them follows.
+
+    Args:
+      values: {'section.key': value}; a dict as value sets several leaves of a section.
+      where: who sets them, for messages.
+
+    Raises:
+      InputError: an unknown key (with the nearest known one), or a value of another type.
+    """
+    known = flatten(config)
+    with config.unlocked():
+        for key, value in flatten(values).items():
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.4) or [sorted(known)[0]]
+                raise InputError(f'{where} sets {key}, which is unknown; did you mean {near[0]}?')
+            *sections, leaf = key.split('.')
+            section = config
+            for name in sections:
+                section = section[name]
+            section[leaf] = _of_type(value, known[key], f'{where} sets {key}={value!r}')
+
+
+def _of_type(value, present, what):
+    """`value` as the type of the `present` one: an int may be a float, a list a tuple."""
+    kind = type(present)
+    if kind is float and type(value) is int or kind is tuple and type(value) is list:
+        return kind(value)
+    if type(value) is not kind:
+        raise InputError(f'{what}: expected {kind.__name__}, such as the present {present!r}')
+    return value
 
 
 def _override(config, arg, present, text):
@@ -122,11 +195,25 @@ def to_json(config):
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
 
 
+def to_plain(config):
+    """The resolved config as what its JSON says: dicts, lists and scalars."""
+    return json.loads(to_json(config))
+
+
 def fingerprint(config):
     """A hash of all of the resolved config that changes the numbers of a run."""
-    kept = {key: value for key, value in flatten(json.loads(to_json(config))).items()
-            if not key.startswith(_FREE_ON_RESUME)}
+    return fingerprint_of(to_plain(config))
+
+
+def fingerprint_of(values):
+    """The same of a resolved config as nested dicts."""
+    kept = {key: value for key, value in flatten(values).items() if not _free(key)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _free(key):
+    """Whether a setting, also one of a step of a chain, may differ when a run is resumed."""
+    return re.sub(r'^steps\.[^.]+\.', '', key).startswith(_FREE_ON_RESUME)
 
 
 def cache_dir():
@@ -163,10 +250,10 @@ def claim_workdir(workdir, config):
     """
     file = workdir / 'config.json'
     if file.exists():
-        old, new = flatten(json.loads(file.read_text())), flatten(json.loads(to_json(config)))
+        old, new = flatten(json.loads(file.read_text())), flatten(to_plain(config))
         changed = [f'{key} {old.get(key, "absent")!r} -> {new.get(key, "absent")!r}'
                    for key in sorted(old.keys() | new.keys())
-                   if old.get(key, '') != new.get(key, '') and not key.startswith(_FREE_ON_RESUME)]
+                   if old.get(key, '') != new.get(key, '') and not _free(key)]
         if changed and (workdir / 'lineage.json').exists():
             raise InputError(f'{workdir} holds a run of another config ({"; ".join(changed[:4])}'
                              f'{"; ..." if len(changed) > 4 else ""}); use a new --workdir, or '

@@ -13,6 +13,7 @@ _DESCRIPTION = """The whole life of a language model.
   jaxllm run --config=experiments/pretrain.py --workdir=runs/base
   jaxllm run --config=experiments/pretrain.py:smoke --workdir=/tmp/smoke
   jaxllm run --config=experiments/pretrain.py --config.optim.lr=1e-3 --workdir=runs/b --dry_run
+  jaxllm sweep --config=experiments/pretrain.py --seeds=0,1,2 --workdir=runs/three
   jaxllm chat --workdir=runs/base
   jaxllm inspect --workdir=runs/base
 """
@@ -31,8 +32,8 @@ def _parser():
 
     run = verb('run', 'run the stage of a config file, or go on with it',
                'jaxllm run --config=experiments/pretrain.py --workdir=runs/base')
-    run.usage = ('jaxllm run --config=FILE.py[:ARG] [--config.section.key=value ...] '
-                 '--workdir=DIR [--dry_run]')
+    run.usage = ('jaxllm run --config=FILE.py[:ARG]|RUN/config.json '
+                 '[--config.section.key=value ...] --workdir=DIR [--dry_run]')
     run.add_argument('--workdir', help='the run directory, made if it is new')
     run.add_argument('--dry_run', action='store_true',
                      help='print the resolved config and what it would cost; run nothing')
@@ -40,6 +41,23 @@ def _parser():
                      help='of a run with several processes outside a cluster that JAX knows')
     run.add_argument('--num_processes', type=int, default=1)
     run.add_argument('--process_id', type=int, default=0)
+    run.add_argument('--stop_at_eof', action='store_true',
+                     help='stop, as at SIGTERM, when standard input ends: when the process that '
+                     'started this one is gone')
+    sweep = verb('sweep', 'run all arms of a config file with several seeds, or go on with them',
+                 'jaxllm sweep --config=experiments/pretrain.py --seeds=0,1,2 --workdir=runs/three')
+    sweep.usage = ('jaxllm sweep --config=FILE.py[:ARG] [--config.section.key=value ...] '
+                   '--workdir=DIR [--seeds=0,1,2] [--jobs=2] [--arm=I] [--dry_run]')
+    sweep.add_argument('--workdir', help='the directory of the sweep, made if it is new')
+    sweep.add_argument('--seeds', default='', metavar='0,1,2',
+                       help="values of config.seed; default: the file's SEEDS, or 0,1,2")
+    sweep.add_argument('--jobs', type=int,
+                       help='processes at once; default: 2, or 1 on an accelerator or one core')
+    sweep.add_argument('--arm', type=int, metavar='I',
+                       help='run only what line I of --dry_run needs: for the tasks of a cluster, '
+                       'which share --workdir')
+    sweep.add_argument('--dry_run', action='store_true',
+                       help='print the arms and their jobs; run nothing')
     chat = verb('chat', 'continue prompts with the model of a run, streaming',
                 'jaxllm chat --workdir=runs/base --prompt="def main(" --temperature=0')
     chat.add_argument('--workdir', required=True)
@@ -57,18 +75,21 @@ def _parser():
     inspect.add_argument('--workdir', required=True)
     inspect.add_argument('--text', default='', help='look at this text; default: the next batch')
     inspect.add_argument('--html', default='', metavar='FILE', help='write a page as well')
-    report = verb('report', 'write report.html of a run, finished or not',
+    report = verb('report', 'write report.html of a run, a chain or a sweep, finished or not',
                   'jaxllm report runs/base')
     report.add_argument('workdir')
     return parser
 
 
 def _dispatch(args, rest):
-    if rest and args.verb != 'run':
+    if rest and args.verb not in ('run', 'sweep'):
         raise InputError(f'{rest[0]!r} is unknown; see jaxllm {args.verb} --help')
     if args.verb == 'run':
         from jaxllm.stages import run
         run.run(args, rest)
+    elif args.verb == 'sweep':
+        from jaxllm.stages import sweep
+        sweep.sweep(args, rest)
     elif args.verb == 'chat':
         from jaxllm.stages import chat
         chat.chat(args)
@@ -76,8 +97,11 @@ def _dispatch(args, rest):
         from jaxllm.stages import inspect
         inspect.inspect(args)
     elif args.verb == 'report':
-        from jaxllm.report.run import write_report
-        print(write_report(args.workdir))
+        from jaxllm.report import directory
+        for path in directory.write_reports(args.workdir):
+            print(path)
+        if verdict := directory.verdict_text(args.workdir):
+            print(verdict)
 
 
 def main(argv=None):

@@ -182,3 +182,53 @@ def test_a_foreign_directory_is_left_alone(file, workdir):
     with pytest.raises(InputError, match='not empty and holds no run'):
         configs.claim_workdir(workdir, _load(file))
     assert [path.name for path in workdir.iterdir()] == ['thesis.txt']
+
+
+def test_the_config_of_a_run_is_a_config_file(file, workdir):
+    config = _load(file, 'model.depth=7', "model.pattern=('local',)")
+    configs.claim_workdir(workdir, config)
+    record = workdir / 'config.json'
+    again = configs.load([f'--config={record}'])
+    assert configs.to_json(again) == record.read_text() and again.is_locked
+    assert configs.fingerprint(again) == configs.fingerprint(config)
+    other = configs.load([f'--config={record}', '--config.model.rate=2',
+                          "--config.model.pattern=('a','b')"])
+    assert other.model.rate == 2.0 and other.model.pattern == ('a', 'b')
+    with pytest.raises(InputError, match='expected int'):
+        configs.load([f'--config={record}', '--config.model.depth=x'])
+    with pytest.raises(InputError, match='takes no argument'):
+        configs.load([f'--config={record}:wide'])
+    for text in ('{', '[1]'):
+        record.write_text(text)
+        with pytest.raises(InputError, match='config.json'):
+            configs.load([f'--config={record}'])
+
+
+def test_values_are_set_where_they_are_known(file):
+    config = _load(file)
+    configs.set_values(config, {'model.rate': 2, 'model': {'depth': 9, 'pattern': ['local']},
+                                'tokenizer.vocab_size': 77}, 'arm a')
+    assert (config.model.rate, config.model.depth, config.model.pattern) == (2.0, 9, ('local',))
+    assert config.model.vocab_size == 77 and config.is_locked  # what refers to it follows
+
+
+@pytest.mark.parametrize('values, message', [
+    ({'model.dpeth': 3}, 'arm a sets model.dpeth, which is unknown; did you mean model.depth'),
+    ({'model.depth': '3'}, "arm a sets model.depth='3': expected int, such as the present 2"),
+    ({'model.depth': 1.0}, 'expected int'),
+    ({'model.depth': True}, 'expected int'),
+    ({'model.tied': 1}, 'expected bool'),
+    ({'model.rate': 'high'}, 'expected float'),
+    ({'model': 3}, 'arm a sets model, which is unknown'),
+])
+def test_values_of_other_keys_or_types_are_not_set(file, values, message):
+    with pytest.raises(InputError, match=message):
+        configs.set_values(_load(file), values, 'arm a')
+
+
+def test_settings_of_a_step_may_differ_on_resume_as_those_of_a_run():
+    values = {'seed': 0, 'steps': {'base': {'lr': 1.0, 'sharding': {'preset': 'dp'}}}}
+    other = {'seed': 0, 'steps': {'base': {'lr': 1.0, 'sharding': {'preset': 'tp'}}}}
+    assert configs.fingerprint_of(values) == configs.fingerprint_of(other)
+    other['steps']['base']['lr'] = 2.0
+    assert configs.fingerprint_of(values) != configs.fingerprint_of(other)

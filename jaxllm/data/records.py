@@ -1,8 +1,9 @@
-"""One interface to every source of text: files, JSON lines, parquet, TFDS, the standard library."""
+"""One interface to every source of text: files, parquet, TFDS, the standard library, a world."""
 
 import dataclasses
 import glob
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from jaxllm.data import readers, stdlib
 from jaxllm.data.readers import Raw
 from jaxllm.data.rejects import Rejects
 from jaxllm.errors import InputError
+from jaxllm.world import publish
+from jaxllm.world.spec import WorldSpec
 
 __all__ = ['Document', 'Rejects', 'SourceSpec', 'read_source']
 
@@ -41,8 +44,10 @@ class SourceSpec:
             - a file, folder (recursive, without hidden files) or glob of .txt, .md, .py (a whole
               file is a document), .jsonl, .jsonl.gz (a line is a document) and .parquet (a row);
             - 'tfds:NAME[/CONFIG][:VERSION]' or 'tfds:/prepared/dir', in array_record format;
-            - 'python:stdlib', the dataset of `jaxllm.data.stdlib`.
+            - 'python:stdlib', the dataset of `jaxllm.data.stdlib`,
+            - 'world:NAME', a dataset of `world`, generated into the cache when it is read.
         split: of a TFDS dataset, slices allowed; 'train' of python:stdlib means all its parts.
+        validation_split: the split to validate on; '' holds out a share of `split`.
         text_key: field with the text, for JSON lines, parquet and TFDS.
         license: of records without a `license` field of their own.
         weight: share in a mixture, relative to the other sources.
@@ -57,6 +62,23 @@ class SourceSpec:
     weight: float = 1.0
     max_documents: int = 0
     max_record_bytes: int = 10_000_000
+    validation_split: str = ''
+    world: WorldSpec | None = None
+
+    def __post_init__(self):
+        if self.path.startswith('world:') != (self.world is not None):
+            raise InputError(f'source {self.name!r} has path {self.path!r} and world {self.world}; '
+                             "a path 'world:NAME' needs a world, and only that does")
+        if self.world:
+            publish.check_dataset(self.path.removeprefix('world:'), self.text_key)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what is read and how, wherever the cache lies."""
+        content = dataclasses.asdict(self)
+        if self.world:
+            content['world'] = self.world.fingerprint
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def read_source(spec: SourceSpec, rejects: Rejects) -> Iterator[Document]:
@@ -94,6 +116,11 @@ def _open(spec: SourceSpec) -> Iterator[Raw]:
         return readers.read_tfds(builder, split, spec.text_key)
     if spec.path.startswith('tfds:'):
         builder = readers.open_tfds(spec.path.removeprefix('tfds:'))
+        return readers.read_tfds(builder, spec.split, spec.text_key)
+    if spec.world:
+        name = spec.path.removeprefix('world:')
+        folder = publish.prepare(cache_dir(), spec.world, [name])
+        builder = readers.open_tfds(str(publish.tfds_dir(folder, name)))
         return readers.read_tfds(builder, spec.split, spec.text_key)
     if spec.path.startswith('python:'):
         raise InputError(f"source {spec.name!r}: unknown path {spec.path!r}; expected "

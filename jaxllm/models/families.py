@@ -9,6 +9,7 @@ from jaxllm.errors import InputError
 # d_model, num_layers, d_ff, num_heads, num_kv_heads, head_dim
 SIZES = {
     'tiny': (48, 2, 112, 4, 2, 12),
+    '400k': (128, 2, 256, 4, 4, 32),
     '1m': (96, 4, 256, 3, 3, 32),
     '2m': (128, 4, 352, 4, 4, 32),
     '5m': (192, 6, 512, 3, 3, 64),

@@ -101,19 +101,28 @@ def _path(points, to_x, to_y):
     return 'M' + 'L'.join(f'{to_x(x):.1f} {to_y(y):.1f}' for x, y in points)
 
 
-def _grid(x_ticks, y_ticks, to_x, to_y):
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+def grid(x_marks, y_ticks, to_y, height=HEIGHT):
+    """Axes: lines and labels at y ticks, and the x axis with marks (pixel, text)."""
+    right, bottom = WIDTH - RIGHT, height - BOTTOM
     parts = []
     for y in y_ticks:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{to_y(y):.1f}" '
                      f'y2="{to_y(y):.1f}"/><text x="{LEFT - 7}" y="{to_y(y) + 4:.1f}" '
                      f'text-anchor="end">{tick_label(y)}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
-    for x in x_ticks:
-        parts.append(f'<line class="axis" x1="{to_x(x):.1f}" x2="{to_x(x):.1f}" y1="{bottom}" '
-                     f'y2="{bottom + 4}"/><text x="{to_x(x):.1f}" y="{bottom + 17}" '
-                     f'text-anchor="middle">{tick_label(x)}</text>')
+    for x, text in x_marks:
+        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" '
+                     f'y2="{bottom + 4}"/><text x="{x:.1f}" y="{bottom + 17}" '
+                     f'text-anchor="middle">{page.escape(text)}</text>')
     return ''.join(parts)
+
+
+def figure(title, unit, drawing, legend='', height=HEIGHT):
+    """A card with a heading, an SVG of WIDTH x height, and a legend."""
+    return (
+        f'<figure class="card"><h3>{page.escape(title)} <small>{page.escape(unit)}</small></h3>'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{page.escape(title)}">'
+        f'{drawing}</svg>{legend}</figure>')
 
 
 def _curve(line, to_x, to_y):
@@ -179,17 +188,15 @@ def chart(title, unit, lines, x_label='step', log_y=False, from_zero=False, mark
         scale(y_high) - scale(y_low)) * (HEIGHT - BOTTOM - TOP)
     x_ticks = [x for x in linear_ticks(x_low, x_high) if x == int(x)]
     y_ticks = log_ticks(y_low, y_high) if log_y else linear_ticks(y_low, y_high)
+    x_marks = [(to_x(x), tick_label(x)) for x in x_ticks]
     clip = page.slug(f'clip-{title}')
-    return (
-        f'<figure class="card"><h3>{page.escape(title)} <small>{page.escape(unit)}</small></h3>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{page.escape(title)}">'
+    return figure(title, unit, (
         f'<clipPath id="{clip}"><rect x="{LEFT - 5}" y="{TOP - 6}" width="{WIDTH - LEFT + 5}" '
         f'height="{HEIGHT - TOP - BOTTOM + 9}"/></clipPath>'
-        f'{_grid(x_ticks, y_ticks, to_x, to_y)}{_marks(marks, to_x)}'
+        f'{grid(x_marks, y_ticks, to_y)}{_marks(marks, to_x)}'
         f'<g clip-path="url(#{clip})">{"".join(_curve(line, to_x, to_y) for line in lines)}</g>'
         f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">'
-        f'{page.escape(x_label)}</text>'
-        f'</svg>{_legend(lines, marks, marks_label)}</figure>')
+        f'{page.escape(x_label)}</text>'), _legend(lines, marks, marks_label))
 
 
 def trend(points):

@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from jaxllm.report import files, page, sections
+from jaxllm.report import evaluation, files, page, sections
 from jaxllm.report.page import Section
 
 
@@ -21,7 +21,7 @@ def write_report(workdir, extra=()):
         InputError: the directory is missing, empty of a run's files, or one of them is broken.
     """
     path = pathlib.Path(workdir) / 'report.html'
-    text = render(files.read_run(workdir), extra)
+    text = render(files.read_run(workdir), (*evaluation.sections(workdir), *extra))
     # Someone may be looking at the old one: replace it at once.
     partial = path.with_suffix('.html.tmp')
     partial.write_text(text, encoding='utf-8', errors='replace')
@@ -31,11 +31,12 @@ def write_report(workdir, extra=()):
 
 def render(run, extra=()):
     """The report of a files.Run as one HTML string."""
+    trains = run.train or run.evals or not extra  # a stage that trains nothing has no curves
     return page.page(
         title(run), subtitle(run),
-        [Section('Results', sections.headline(run.train, run.evals, run.perf)),
+        [Section('Results', trains and sections.headline(run.train, run.evals, run.perf)),
          Section('Notes', sections.notes(run.notes)),
-         Section('Curves', sections.curves(run.train, run.evals, run.perf)),
+         Section('Curves', trains and sections.curves(run.train, run.evals, run.perf)),
          Section('Samples', sections.samples(run.samples)),
          *extra,
          Section('Data', sections.data(run.data)),

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import itertools
 import json
 import shutil
@@ -13,6 +12,7 @@ from jaxllm.data import fertility, tokenizer as tokenizers
 from jaxllm.data.records import Rejects, SourceSpec, read_source
 from jaxllm.data.store import TokenStore, write_store
 from jaxllm.errors import InputError
+from jaxllm.stages.world import world_spec
 from jaxllm.train.progress import stage as say
 
 _FERTILITY_DOCUMENTS = 500  # per source: enough for two digits
@@ -52,12 +52,23 @@ class DataConfig:
             raise InputError(f'data.max_reject_share={self.max_reject_share} must be in [0, 1]')
 
 
-def source_specs(data):
-    """SourceSpecs of `config.data.sources`."""
-    if not data.sources:
+def source_specs(config):
+    """SourceSpecs of `config.data.sources`; those of a world have the world of `config.world`.
+
+    Raises: InputError: no source, or `config.world` is there without such a source, or missing.
+    """
+    sources = config.data.sources
+    if not sources:
         raise InputError('config.data.sources is empty; add one with a path')
-    return [section(SourceSpec, {'name': name, **spec}, f'data.sources.{name}')
-            for name, spec in data.sources.items()]
+    of_world = [name for name, spec in sources.items() if spec.path.startswith('world:')]
+    if bool(of_world) != ('world' in config):
+        raise InputError(
+            f'the source {of_world[0]} is of a world and config.world is missing; add it'
+            if of_world else "config.world is read by nobody; no source has a path 'world:NAME'")
+    world = world_spec(config.world) if of_world else None
+    own = lambda name: {'name': name, 'world': world if name in of_world else None}
+    return [section(SourceSpec, {**spec, **own(name)}, f'data.sources.{name}')
+            for name, spec in sources.items()]
 
 
 def make_tokenizer(config, specs, folder):
@@ -103,23 +114,34 @@ def make_stores(data, specs, tokenizer, folder):
     """{source name: TokenStore} in `folder`, built where they are missing.
 
     Malformed records go to rejects-<source>.jsonl; more than `data.max_reject_share` of a source is
-    an InputError. A store that was damaged since it was built is an InputError too.
+    an InputError. A store that was damaged since it was built is an InputError too. A source with a
+    validation split has a store of its own for it, and trains on all of its split.
     """
-    stores = {}
     with _one_builder(folder):
-        for spec in specs:
-            source = hashlib.sha256(json.dumps(dataclasses.asdict(spec)).encode()).hexdigest()[:16]
-            target = folder / 'stores' / spec.name
-            if not target.exists():
-                say(f'tokenizing {spec.name} ...')
-                rejects = Rejects(folder / f'rejects-{spec.name}.jsonl')
-                write_store(_checked(spec, rejects, data.max_reject_share, folder), tokenizer,
-                            target, holdout_share=data.holdout_share, source_fingerprint=source)
-            stores[spec.name] = store = TokenStore.open(target)
-            if store.train.tokenizer_fingerprint != tokenizer.fingerprint:
-                raise InputError(f'{target} was built with another tokenizer; delete '
-                                 f'{folder / "stores"} to build it again')
-    return stores
+        return {spec.name: _store(data, spec, tokenizer, folder) for spec in specs}
+
+
+def _store(data, spec, tokenizer, folder):
+    if not spec.validation_split:
+        return _built(data, spec, tokenizer, folder, data.holdout_share)
+    held_out = dataclasses.replace(spec, name=f'{spec.name}.validation', validation_split='',
+                                   split=spec.validation_split)
+    train, validation = (_built(data, part, tokenizer, folder, 0.0) for part in (spec, held_out))
+    return dataclasses.replace(train, validation=validation.train)
+
+
+def _built(data, spec, tokenizer, folder, holdout_share):
+    target = folder / 'stores' / spec.name
+    if not target.exists():
+        say(f'tokenizing {spec.name} ...')
+        rejects = Rejects(folder / f'rejects-{spec.name}.jsonl')
+        write_store(_checked(spec, rejects, data.max_reject_share, folder), tokenizer, target,
+                    holdout_share=holdout_share, source_fingerprint=spec.fingerprint)
+    store = TokenStore.open(target)
+    if store.train.tokenizer_fingerprint != tokenizer.fingerprint:
+        raise InputError(f'{target} was built with another tokenizer; delete '
+                         f'{folder / "stores"} to build it again')
+    return store
 
 
 def _checked(spec, rejects, max_share, folder):

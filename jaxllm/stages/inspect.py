@@ -47,7 +47,7 @@ def inspect(args):
 
 
 def _next_batch(config, workdir, step):
-    specs = corpus.source_specs(config.data)
+    specs = corpus.source_specs(config)
     stores = {spec.name: TokenStore.open(workdir / 'data' / 'stores' / spec.name)
               for spec in specs}
     return pretrain.training_data(config, specs, stores)(step)

@@ -29,14 +29,14 @@ def prepare(config, resuming=False):
 
     A run that is resumed has its own checkpoints and needs its parent no more.
     """
-    check_keys(config, _SECTIONS)
+    check_keys(config, (*_SECTIONS, 'world') if 'world' in config else _SECTIONS)
     data = section(corpus.DataConfig, config.data, 'data')
     section(hooks.EvalConfig, config.eval, 'eval')
     section(hooks.SampleConfig, config.sample, 'sample')
     section(corpus.TokenizerConfig, config.tokenizer, 'tokenizer')
     section(InfillConfig, config.data.infill, 'data.infill')
     section(decode.SamplingConfig, config.sample.sampling, 'sample.sampling')
-    corpus.source_specs(config.data)
+    corpus.source_specs(config)
     model = model_config(config.model.to_dict())
     if model.positions == 'learned' and data.seq_len > model.max_seq_len:
         raise InputError(f'data.seq_len={data.seq_len} is beyond the position table '
@@ -70,7 +70,7 @@ def run(config, workdir):
     """Trains in `workdir`, or goes on there."""
     trainer, _, parent = prepare(config, resuming=has_checkpoint(workdir / 'checkpoints'))
     model, data, train = trainer.model, config.data, config.train
-    specs = corpus.source_specs(data)
+    specs = corpus.source_specs(config)
     if parent:
         corpus.copy_tokenizer(parent / 'tokenizer', workdir / 'tokenizer')
     tokenizer = corpus.make_tokenizer(

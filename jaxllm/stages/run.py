@@ -1,10 +1,18 @@
-"""The verb `run`: starts the processes, claims the run directory, and hands over to the stage."""
+"""The verb `run`: starts the processes, claims the run directory, and hands over to the stage.
+
+A run that came to its normal end has a done.json; one that was stopped or killed has none.
+"""
 
 import contextlib
 import fcntl
 import importlib
+import json
 import os
 import pathlib
+import signal
+import sys
+import threading
+import time
 
 import jax
 import numpy as np
@@ -94,6 +102,8 @@ def stage_of(config):
 
 def run(args, overrides):
     """Runs the stage of a config, or prints what it would do. Raises SystemExit on a signal."""
+    if args.stop_at_eof:
+        threading.Thread(target=_stop_at_eof, daemon=True).start()
     config = configs.load(overrides)
     stage = stage_of(config)
     if args.dry_run:
@@ -105,15 +115,35 @@ def run(args, overrides):
     start_jax(args.coordinator, args.num_processes, args.process_id)
     stage.prepare(config)  # whatever can be found wrong is, before anything is written
     workdir = pathlib.Path(args.workdir).resolve()
-    with claimed(workdir, config):
-        try:
-            stage.run(config, workdir)
-        except Interrupted as stop:
-            say(f'jaxllm: {stop}')
-            raise SystemExit(stop.code) from None
-        finally:
-            if jax.process_index() == 0 and (workdir / 'metrics.jsonl').exists():
-                _report(workdir)
+    try:
+        with claimed(workdir, config):
+            execute(stage, config, workdir)
+    except Interrupted as stop:
+        say(f'jaxllm: {stop}')
+        raise SystemExit(stop.code) from None
+
+
+def _stop_at_eof():
+    """Ends this process as SIGTERM would, once whoever holds the other end of stdin is gone."""
+    while os.read(sys.stdin.fileno(), 1 << 12):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def execute(stage, config, workdir):
+    """Runs a stage in a claimed directory; writes its report, and done.json at a normal end."""
+    began, done = time.monotonic(), workdir / 'done.json'
+    if jax.process_index() == 0:
+        done.unlink(missing_ok=True)
+    try:
+        stage.run(config, workdir)
+    finally:
+        if jax.process_index() == 0 and (workdir / 'metrics.jsonl').exists():
+            _report(workdir)
+    if jax.process_index() == 0:
+        configs.write_atomic(done, json.dumps({
+            'stage': config.stage, 'fingerprint': configs.fingerprint(config),
+            'seconds': round(time.monotonic() - began, 1)}) + '\n')
 
 
 def _report(workdir):

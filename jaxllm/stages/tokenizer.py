@@ -11,7 +11,7 @@ def prepare(config):
     """Checks the config. Returns (TokenizerConfig, SourceSpecs)."""
     check_keys(config, ('stage', 'seed', 'data', 'tokenizer'))
     return (section(corpus.TokenizerConfig, config.tokenizer, 'tokenizer'),
-            corpus.source_specs(config.data))
+            corpus.source_specs(config))
 
 
 def describe(config):

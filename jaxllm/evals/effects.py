@@ -1,0 +1,226 @@
+"""Effects that ablations share: statistics of item rows that are cheap to resample.
+
+A statistic is a function of sums over rows (a mean is one sum over another), so a bootstrap of
+10,000 resamples is one product of matrices: counts [draws, entities] @ sums [entities, K].
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxllm.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """What a statistic sums over rows, and what it makes of the sums.
+
+    rows: float [rows, K].
+    value: function (sums [..., K]) -> [...]; NaN where it is undefined (no rows).
+    """
+    rows: np.ndarray
+    value: Callable
+
+    @property
+    def total(self):
+        return self.value(self.rows.sum(axis=0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """A number made of statistics of arms; called with {arm: columns} of one seed.
+
+    parts: ((arm, statistic), ...); a statistic is a function (columns) -> Moments.
+    combine: function (value of each part, ...) -> effect, elementwise.
+    """
+    parts: tuple
+    combine: Callable
+
+    def moments(self, arms):
+        """[(arm, Moments)] of each part.
+
+        Raises:
+            InputError: there is no such arm.
+        """
+        for arm, _ in self.parts:
+            if arm not in arms:
+                raise InputError(f'no arm {arm!r}; the arms are {", ".join(map(repr, arms))}')
+        return [(arm, statistic(arms[arm])) for arm, statistic in self.parts]
+
+    def __call__(self, arms):
+        return float(self.combine(*(moments.total for _, moments in self.moments(arms))))
+
+
+def columns(rows):
+    """{field: array} of rows that are dicts with the same fields (the lines of items.jsonl).
+
+    Lists become an array of objects.
+
+    Raises:
+        InputError: no rows, or a row that lacks a field of the first.
+    """
+    rows = list(rows)
+    if not rows:
+        raise InputError('no rows of items; the evaluation wrote none that fit')
+    table = {}
+    for name in rows[0]:
+        if any(name not in row for row in rows):
+            lacking = next(number for number, row in enumerate(rows) if name not in row)
+            raise InputError(f'item row {lacking} has no {name!r} but row 0 has; rows of '
+                             'different suites must be told apart first')
+        values = [row[name] for row in rows]
+        if any(value is None or isinstance(value, (list, tuple, dict)) for value in values):
+            table[name] = np.empty(len(values), dtype=object)
+            table[name][:] = values
+        else:
+            table[name] = np.asarray(values)
+    return table
+
+
+def column(table, name):
+    """A column of a table.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in table:
+        raise InputError(f'no column {name!r}; the items have {", ".join(sorted(table))}')
+    return np.asarray(table[name])
+
+
+def select(table, where):
+    """The rows where every condition holds: bool [rows].
+
+    Args:
+        table: columns.
+        where: {column: value, tuple of values, or function (column) -> bool array}.
+    """
+    kept = np.ones(len(next(iter(table.values()))), dtype=bool)
+    for name, wanted in where.items():
+        values = column(table, name)
+        kept &= np.asarray(wanted(values) if callable(wanted) else np.isin(
+            values, wanted if isinstance(wanted, (tuple, list, set)) else [wanted]), dtype=bool)
+    return kept
+
+
+def mean(name='correct', /, **where):
+    """The mean of a column over the rows where the conditions hold."""
+    def statistic(table):
+        kept = select(table, where).astype(float)
+        return Moments(np.stack([_numbers(table, name, kept), kept], axis=1),
+                       lambda sums: _ratio(sums[..., 0], sums[..., 1]))
+    return statistic
+
+
+def share(name, value, /, **where):
+    """The share of the rows (where the conditions hold) whose column has this value."""
+    def statistic(table):
+        kept = select(table, where)
+        found = kept & select(table, {name: value})
+        return Moments(np.stack([found, kept], axis=1).astype(float),
+                       lambda sums: _ratio(sums[..., 0], sums[..., 1]))
+    return statistic
+
+
+def slope(name='correct', exposures='exposures', /, **where):
+    """The gain of a column per doubling of the exposures: least squares on log2(f), f >= 1.
+
+    (n Sxy - Sx Sy) / (n Sxx - Sx^2) over item rows, x = log2(f).
+    """
+    def statistic(table):
+        times = column(table, exposures).astype(float)
+        kept = (select(table, where) & (times >= 1)).astype(float)
+        x = np.log2(np.maximum(times, 1)) * kept
+        y = _numbers(table, name, kept)
+
+        def value(sums):
+            n, sx, sy, sxx, sxy = np.moveaxis(sums, -1, 0)
+            spread = n * sxx - sx * sx
+            return _ratio(n * sxy - sx * sy, np.where(spread > 1e-9 * n * sxx, spread, 0))
+        return Moments(np.stack([kept, x, y, x * x, x * y], axis=1), value)
+    return statistic
+
+
+def rank_correlation(name='correct', by='exposures', /, **where):
+    """Spearman's correlation between the values of `by` and the mean of a column at each.
+
+    Ties share their mean rank. Undefined where all means are equal, or a value has no row left.
+    """
+    def statistic(table):
+        kept = select(table, where)
+        keys = column(table, by)
+        bins = np.unique(keys[kept])
+        inside = ((keys[:, None] == bins[None]) & kept[:, None]).astype(float)
+        y = _numbers(table, name, kept.astype(float))
+
+        def value(sums):
+            means = _ratio(sums[..., :len(bins)], sums[..., len(bins):])
+            y_ranks = ranks(means) - (len(bins) + 1) / 2
+            x_ranks = np.arange(len(bins)) - (len(bins) - 1) / 2
+            norm = np.sqrt((y_ranks ** 2).sum(-1) * (x_ranks ** 2).sum())
+            return _ratio(y_ranks @ x_ranks, norm) + 0 * means.sum(-1)  # NaN where a mean is
+        return Moments(np.concatenate([inside * y[:, None], inside], axis=1), value)
+    return statistic
+
+
+def ranks(values):
+    """Ranks 1..n over the last axis; ties share their mean rank."""
+    below = (values[..., None, :] < values[..., :, None]).sum(-1)
+    equal = (values[..., None, :] == values[..., :, None]).sum(-1)
+    return below + (equal + 1) / 2
+
+
+def of(arm, statistic):
+    """A statistic of one arm."""
+    return Effect(((arm, statistic),), lambda value: value)
+
+
+def difference(treated, control, statistic, other=None):
+    """The statistic in arm `treated` minus that in arm `control` (there: `other`, if given).
+
+    The arms share their items: judged together, each resample draws the same entities in both.
+    `treated` and `control` may be the same arm, with two statistics.
+    """
+    return Effect(((treated, statistic), (control, other or statistic)), lambda a, b: a - b)
+
+
+def change(treated, control, treated_rows, control_rows):
+    """Difference in differences: what the treated rows gain between arms beyond the other rows."""
+    return Effect(((treated, treated_rows), (control, treated_rows),
+                   (treated, control_rows), (control, control_rows)),
+                  lambda a, b, c, d: (a - b) - (c - d))
+
+
+def log_ratio(treated, control, statistic):
+    """ln of the statistic in one arm over that in the other; undefined at 0."""
+    def combine(a, b):
+        with np.errstate(divide='ignore', invalid='ignore'):
+            ratio = np.log(a) - np.log(b)
+        return np.where(np.isfinite(ratio), ratio, np.nan)
+    return Effect(((treated, statistic), (control, statistic)), combine)
+
+
+def negative(effect):
+    """The effect with its sign turned: for claims that something falls."""
+    return dataclasses.replace(effect, combine=lambda *values: -effect.combine(*values))
+
+
+def at_most(effect, margin):
+    """margin - abs(effect): positive where a change is smaller than a margin."""
+    return dataclasses.replace(effect, combine=lambda *v: margin - abs(effect.combine(*v)))
+
+
+def _numbers(table, name, kept):
+    """A column as floats, 0 in the rows that do not count (whatever stands there)."""
+    values = column(table, name)
+    if values.dtype == object:
+        values = np.where(kept > 0, values, 0)
+    return np.where(kept > 0, values.astype(float), 0.)
+
+
+def _ratio(top, bottom):
+    """top / bottom, NaN where the bottom is 0."""
+    top, bottom = np.asarray(top, dtype=float), np.asarray(bottom, dtype=float)
+    return np.divide(top, bottom, out=np.full(np.broadcast(top, bottom).shape, np.nan),
+                     where=np.abs(bottom) > 1e-12)

@@ -1,0 +1,183 @@
+"""What suites of an evaluation share: the model asked, what it has answered, and their results."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from jaxllm.errors import InputError
+from jaxllm.evals import answers, choice, statistics, world_items
+from jaxllm.evals.items import spread
+
+# Tags that results are sliced by, where the items of a suite differ in them.
+SLICES = ('exposures', 'planned', 'attribute', 'group', 'style', 'wording', 'held_out', 'treated',
+          'kind', 'split', 'domain', 'format', 'family')
+_MOST_SLICES = 40  # a tag with more values is no slice
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How models are asked; `config.settings`."""
+    split: str             # people that are asked about: train, validation, test, or all
+    max_items: int         # of each kind of question, evenly spread; 0 = all
+    max_requests: int      # of each format of instructions; 0 = all
+    max_documents: int     # per domain of bits per byte; 0 = all
+    max_passages: int      # of training documents, for extraction; 0 = all
+    max_new_tokens: int    # of free answers
+    max_response_tokens: int  # of responses to requests
+    template: str          # around a request that is no question yet; has {prompt}
+    confident_at: float    # from this confidence on, a wrong answer is confidently wrong
+    seeds: int             # sampled answers per question, for consistency over seeds
+    temperature: float     # of those
+    prefix_tokens: int     # of a training document, for extraction
+    next_tokens: int       # that must be reproduced
+    score_batch: int       # candidates at once
+    generate_batch: int    # prompts at once
+    draws: int             # of the bootstrap
+
+    def __post_init__(self):
+        world_items.check_split(self.split)
+        least = {'max_items': 0, 'max_requests': 0, 'max_documents': 0, 'max_passages': 0,
+                 'temperature': 0}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, float) and value < least.get(field.name, 1) and (
+                    field.name != 'confident_at'):
+                raise InputError(f'settings.{field.name}={value} must be at least '
+                                 f'{least.get(field.name, 1)}')
+        if not 0 <= self.confident_at <= 1:
+            raise InputError(f'settings.confident_at={self.confident_at} must be in [0, 1]')
+        if '{prompt}' not in self.template:
+            raise InputError(f'settings.template={self.template!r} has no {{prompt}}')
+
+
+@dataclasses.dataclass
+class Result:
+    """Of one suite. rows: a dict per item, all with the same keys; notes: what a reader must know.
+
+    metrics: {name: {'value', 'low', 'high', 'n', 'unit'}}; slices: {metric: {tag: {value of the
+    tag: the same}}}; plots: {name: data}.
+    """
+    metrics: dict = dataclasses.field(default_factory=dict)
+    slices: dict = dataclasses.field(default_factory=dict)
+    plots: dict = dataclasses.field(default_factory=dict)
+    rows: list = dataclasses.field(default_factory=list)
+    notes: list = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Subject:
+    """The model that is evaluated; it answers each question once, however many suites ask it.
+
+    world: its World, or None. documents: perplexity.Documents for bits per byte; items: of the
+    user; run: the run directory.
+    """
+    params: Any
+    cfg: Any
+    tokenizer: Any
+    seq_len: int
+    settings: Settings
+    world: Any = None
+    documents: list = dataclasses.field(default_factory=list)
+    items: list = dataclasses.field(default_factory=list)
+    run: Any = None
+    seed: int = 0
+
+    def __post_init__(self):
+        self._choices, self._answers = {}, {}
+
+    @functools.cached_property
+    def questions(self):
+        """All questions of the world about people of the split."""
+        return world_items.questions(self.world, self.settings.split)
+
+    def ask(self, kinds, style):
+        """Questions of some kinds and a style, at most `max_items` of each kind."""
+        chosen = []
+        for kind in kinds:
+            chosen += spread([item for item in self.questions
+                              if item.kind == kind and item.tags['style'] == style],
+                             self.settings.max_items)
+        return chosen
+
+    def choices(self, items):
+        """What `choice.choose` says of each item."""
+        key = lambda item: (item.prompt, item.candidates)
+        new = {key(item): item for item in items if key(item) not in self._choices}
+        found = choice.choose(self.params, self.cfg, self.tokenizer, list(new.values()),
+                              batch_size=self.settings.score_batch)
+        self._choices |= zip(new, found, strict=True)
+        return [self._choices[key(item)] for item in items]
+
+    def answers(self, prompts, *, seed=0, temperature=0.0, stop_strings=('\n',), most=0):
+        """A free Answer to each prompt, of at most `most` tokens (0 = `max_new_tokens`)."""
+        most = most or self.settings.max_new_tokens
+        key = lambda prompt: (prompt, seed, temperature, stop_strings, most)
+        new = list(dict.fromkeys(p for p in prompts if key(p) not in self._answers))
+        found = answers.generate(
+            self.params, self.cfg, self.tokenizer, new, temperature=temperature, seed=seed,
+            max_new_tokens=most, stop_strings=stop_strings,
+            batch_size=self.settings.generate_batch)
+        self._answers |= {key(p): answer for p, answer in zip(new, found, strict=True)}
+        return [self._answers[key(prompt)] for prompt in prompts]
+
+    def responses(self, prompts):
+        """Free Answers to requests, which may have several lines and are put into the template."""
+        return self.answers([self.settings.template.replace('{prompt}', p) for p in prompts],
+                            stop_strings=('\nQuestion:', '\n\n'),
+                            most=self.settings.max_response_tokens)
+
+    def measure(self, result, name, values, tags, *, unit='share', sliced=True):
+        """Adds a metric, a mean with its interval over subjects, and its slices.
+
+        Args:
+          values: a number per item. tags: a dict per item, 'subject' among its keys.
+        """
+        if not len(values):
+            return
+        values = np.asarray(values, float)
+        subjects = np.array([str(tag['subject']) for tag in tags])
+        interval = lambda kept: cell(statistics.bootstrap(
+            values[kept], clusters=subjects[kept], draws=self.settings.draws), unit)
+        result.metrics[name] = interval(np.ones(len(values), bool))
+        for slice_, groups in (slices(tags) if sliced else {}).items():
+            result.slices.setdefault(name, {})[slice_] = {
+                value: interval(kept) for value, kept in groups.items()}
+
+
+def cell(interval, unit):
+    """An Interval for results.json."""
+    found = interval.as_dict()
+    numbers = {name: None if found[name] is None else round(float(found[name]), 6)
+               for name in ('value', 'low', 'high')}
+    return numbers | {'n': int(found['n']), 'unit': unit}
+
+
+def slices(tags):
+    """{tag: {value as text: bool [items]}} of the SLICES that tell these items apart."""
+    found = {}
+    for name in SLICES:
+        column = [tag.get(name) for tag in tags]
+        values = sorted({x for x in column if x is not None and x != ''}, key=_order)
+        if 1 < len(values) <= _MOST_SLICES:
+            found[name] = {str(value): np.array([x == value for x in column])
+                           for value in values}
+    return found
+
+
+def _order(value):
+    return (isinstance(value, str), value)
+
+
+def row(suite, item, *, correct, confidence, given, **more):
+    """A line of items.jsonl: the item, its tags, and what the model made of it."""
+    return {'id': item.id, 'suite': suite, 'kind': item.kind, 'subject': item.subject,
+            'answer': item.answer, 'answerable': item.answerable, 'given': given,
+            'correct': int(correct), 'confidence': round(float(confidence), 6), **more,
+            **{key: value for key, value in item.tags.items() if key != 'subject'}}
+
+
+def tags_of(items):
+    """Tags of items with what every item has: its subject and kind."""
+    return [item.tags | {'subject': item.subject, 'kind': item.kind} for item in items]

@@ -1,0 +1,1 @@
+"""The synthetic world: truth lives in tables, text is rendered from them."""

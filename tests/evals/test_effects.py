@@ -1,0 +1,99 @@
+"""Effects against hand-computed numbers, and resampling by sums against resampling rows."""
+
+import numpy as np
+import pytest
+
+from jaxllm.errors import InputError
+from jaxllm.evals import effects, statistics
+
+
+def table(**columns):
+    return {name: np.array(values) for name, values in columns.items()}
+
+
+SMALL = table(exposures=[0, 1, 2, 2, 8, 8], correct=[1, 0, 0, 1, 1, 1],
+              treated=[False, False, True, False, True, False],
+              cited=['daily', 'daily', 'post', 'post', 'herald', ''])
+
+
+def test_means_and_shares_by_hand():
+    assert effects.mean()(SMALL).total == pytest.approx(4 / 6)
+    assert effects.mean(exposures=(2, 8))(SMALL).total == .75
+    assert effects.mean(exposures=2, treated=False)(SMALL).total == 1
+    assert effects.mean(exposures=lambda f: f >= 1)(SMALL).total == pytest.approx(3 / 5)
+    assert np.isnan(effects.mean(exposures=64)(SMALL).total)
+    assert effects.share('cited', 'post', exposures=(1, 2))(SMALL).total == pytest.approx(2 / 3)
+
+
+def test_slope_per_doubling_by_hand():
+    # x = 0 1 1 3 3, y = 0 0 1 1 1: n Sxy - Sx Sy = 5 * 7 - 8 * 3, n Sxx - Sx^2 = 5 * 20 - 64.
+    assert effects.slope()(SMALL).total == pytest.approx(11 / 36)
+    assert np.isnan(effects.slope(exposures=8)(SMALL).total)
+    # One value of x that is no power of two: rounding must not make a slope out of it.
+    same = table(exposures=[1000] * 301, correct=np.arange(301) % 2)
+    assert np.isnan(effects.slope()(same).total)
+    # Only the treated: (1, 0) and (3, 1).
+    assert effects.slope(treated=True)(SMALL).total == pytest.approx(1 / 2)
+
+
+def test_rank_correlation_of_bin_means_by_hand():
+    # Means 1, 0, .5, 1 at 0, 1, 2, 8: ranks 3.5 1 2 3.5 against 1 2 3 4.
+    expected = np.corrcoef([3.5, 1, 2, 3.5], [1, 2, 3, 4])[0, 1]
+    assert effects.rank_correlation()(SMALL).total == pytest.approx(expected)
+    assert effects.rank_correlation(exposures=(1, 2, 8))(SMALL).total == pytest.approx(1)
+    assert np.isnan(effects.rank_correlation(exposures=(0, 8))(SMALL).total)
+    # Only the untreated: 1 0 1 1 at 0 1 2 8.
+    assert effects.rank_correlation(treated=False)(SMALL).total == pytest.approx(
+        np.corrcoef([3, 1, 3, 3], [1, 2, 3, 4])[0, 1])
+    moments = effects.rank_correlation()(SMALL)
+    without_8 = moments.rows * np.array([1, 1, 1, 1, 0, 0])[:, None]
+    assert np.isnan(moments.value(without_8.sum(axis=0)))
+
+
+def test_arms_are_combined():
+    other = {**SMALL, 'correct': np.array([0, 0, 0, 1, 0, 1])}
+    arms = {'base': SMALL, 'deleted': other}
+    assert effects.of('base', effects.mean())(arms) == pytest.approx(4 / 6)
+    assert effects.difference('base', 'deleted', effects.mean())(arms) == pytest.approx(2 / 6)
+    assert effects.difference('base', 'base', effects.mean(treated=True),
+                              effects.mean(treated=False))(arms) == pytest.approx(.5 - .75)
+    gain = effects.change('base', 'deleted', effects.mean(treated=True),
+                          effects.mean(treated=False))
+    assert gain(arms) == pytest.approx((.5 - 0) - (.75 - .5))
+    assert effects.log_ratio('base', 'deleted', effects.mean())(arms) == pytest.approx(np.log(2))
+    assert effects.negative(gain)(arms) == pytest.approx(-gain(arms))
+    assert effects.at_most(effects.negative(gain), .3)(arms) == pytest.approx(.3 - gain(arms))
+
+
+@pytest.mark.parametrize('statistic', [
+    effects.mean(exposures=(2, 8)), effects.slope(), effects.rank_correlation(treated=False),
+    effects.share('cited', 'post', treated=True)])
+def test_weighted_sums_equal_repeated_rows(statistic):
+    generator = np.random.default_rng(0)
+    rows = {name: np.repeat(values, 30) for name, values in SMALL.items()}
+    rows['correct'] = generator.random(180) < .6
+    moments = statistic(rows)
+    for chunk in statistics.counts(180, 4, 0):
+        for value, times in zip(moments.value(chunk @ moments.rows), chunk.astype(int)):
+            drawn = {name: np.repeat(values, times) for name, values in rows.items()}
+            assert value == pytest.approx(statistic(drawn).total)
+
+
+def test_columns_of_rows():
+    read = effects.columns([{'id': 'a', 'correct': True, 'sources': ['x'], 'seen': None},
+                            {'id': 'b', 'correct': False, 'sources': ['x', 'y'], 'seen': 3}])
+    assert read['correct'].dtype == bool and read['id'].tolist() == ['a', 'b']
+    assert read['sources'].tolist() == [['x'], ['x', 'y']] and read['seen'].tolist() == [None, 3]
+    # A value that is missing where the condition does not hold does no harm.
+    assert effects.mean('seen', id='b')(read).total == 3
+    with pytest.raises(InputError, match="item row 1 has no 'id'"):
+        effects.columns([{'id': 'a'}, {'name': 'b'}])
+    with pytest.raises(InputError, match='no rows'):
+        effects.columns([])
+
+
+def test_names_what_is_missing():
+    with pytest.raises(InputError, match="no column 'planned'; the items have cited, correct"):
+        effects.mean(planned=3)(SMALL)
+    with pytest.raises(InputError, match="no arm 'rlhf'; the arms are 'base'"):
+        effects.of('rlhf', effects.mean())({'base': SMALL})
