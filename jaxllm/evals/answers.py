@@ -16,7 +16,7 @@ _END_OF_VALUE = re.compile('[.,;:!?\n]')
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """text: up to the first line break, stripped. value: its first phrase. confidence: in [0, 1]."""
+    """text: stripped, up to where it was stopped. value: its first phrase."""
     text: str
     value: str
     confidence: float
@@ -34,12 +34,6 @@ def says(text, value):
     """Whether a text begins with a value: the same words after `normalise`, then anything."""
     text, value = normalise(text).split(), normalise(value).split()
     return bool(value) and text[:len(value)] == value
-
-
-def mentions(text, value):
-    """Whether the words of a value stand anywhere in a text, in order and together."""
-    text, value = normalise(text), normalise(value)
-    return bool(value) and f' {value} ' in f' {text} '
 
 
 def generate(params, cfg, tokenizer, prompts, *, max_new_tokens=24, temperature=0.0, seed=0,

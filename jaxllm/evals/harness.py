@@ -100,8 +100,10 @@ def evaluate(params, cfg, tokenizer, config):
     model = HarnessModel(params, cfg, tokenizer, max_length=config.max_length, seed=config.seed,
                          batch_size=config.batch_size)
     from lm_eval import simple_evaluate
+    manager = _task_manager(config.names)
     output = simple_evaluate(
-        model, tasks=_load_tasks(config.names), limit=config.limit or None,
+        model, tasks=_load_tasks(config.names, manager), task_manager=manager,
+        limit=config.limit or None,
         num_fewshot=None if config.num_fewshot < 0 else config.num_fewshot,
         # Without the harness's own bootstrap, which forks processes; limits are found below.
         bootstrap_iters=0, log_samples=True, random_seed=config.seed,
@@ -124,15 +126,19 @@ def _offline():
             setattr(sys.modules[module], name, True)
 
 
-def _load_tasks(names):
-    """Tasks and groups of the harness."""
+def _task_manager(names):
+    """Knows the tasks of local folders, for groups; and the harness's own, thousands of files to
+    be read, only if one of them is named."""
     from lm_eval.tasks import TaskManager
     folders = [name for name in names if os.path.isdir(name)]
     folders += [os.path.dirname(name) for name in names if os.path.isfile(name)]
     own = all(os.path.exists(name) for name in names)
     folders = list(dict.fromkeys(pathlib.Path(folder).resolve() for folder in folders))
-    manager = TaskManager(include_path=folders,
-                          include_defaults=not own)
+    return TaskManager(include_path=folders, include_defaults=not own)
+
+
+def _load_tasks(names, manager):
+    """Tasks and groups of the harness."""
     built = []
     for name in names:
         path = pathlib.Path(name).resolve()

@@ -61,8 +61,9 @@ def read_items(path):
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise InputError(f'config.items_file={str(path)!r} is no file; expected a JSONL file of items '
-                         'such as {"prompt": "2 + 2 =", "candidates": ["3", "4"], "answer": "4"}')
+        raise InputError(f'config.items_file={str(path)!r} is no file; expected a JSONL file of '
+                         'items such as {"prompt": "2 + 2 =", "candidates": ["3", "4"], '
+                         '"answer": "4"}')
     items = []
     with open(path, encoding='utf-8', errors='replace') as lines:
         for number, line in enumerate(lines, 1):

@@ -195,8 +195,8 @@ def match(ids_a, ids_b):
     return order[np.searchsorted(ids_b, ids_a, sorter=order)]
 
 
-def hierarchical(values, *, seeds, clusters=None, resample_seeds=True, draws=10_000, seed=0,
-                 level=LEVEL):
+def hierarchical(values, *, seeds, clusters=None, resample_seeds=True, signed=False,
+                 draws=10_000, seed=0, level=LEVEL):
     """Bootstrap of the mean over seeds of each seed's mean: seeds, then clusters within each.
 
     Resampling fewer than 5 seeds gives intervals that are too narrow; without `resample_seeds`
@@ -207,6 +207,7 @@ def hierarchical(values, *, seeds, clusters=None, resample_seeds=True, draws=10_
         seeds: [N], the seed of each row.
         clusters: names [N]; those of one seed are drawn whole. None = each row is its own.
         resample_seeds: draw the seeds too.
+        signed: the values are differences between arms, for which 0 is no edge.
     """
     values, seeds = _checked(values), np.asarray(seeds)
     names = np.unique(seeds)
@@ -220,12 +221,16 @@ def hierarchical(values, *, seeds, clusters=None, resample_seeds=True, draws=10_
         chunks = (chunk @ sums for chunk in counts(clusters_here, draws, [seed, number]))
         drawn.append(np.concatenate([s[:, 0] / s[:, 1] for s in chunks]))
         num += clusters_here
-        rare += [len(np.unique(index[values[rows] == outcome])) for outcome in (0, 1)]
+        rare += [len(np.unique(index[other])) for other in (values[rows] != 0, values[rows] != 1)]
     means = over_seeds(np.stack(drawn), resample_seeds, [seed, len(names)])
     low, high = limits(means, len(names) if resample_seeds else num, level)
     what = 'seeds, then items' if resample_seeds else 'items within seeds'
     method = f'bootstrap of {what}, {len(names)} seeds'
-    if np.isin(values, (0, 1)).all() and rare.min() < FEW:
+    if signed and np.isin(values, (-1, 0, 1)).all() and rare[0] < FEW:
+        share = num / len(values)
+        edges = _tango(share * np.sum(values > 0), share * np.sum(values < 0), num, level)
+        low, high, method = min(low, edges[0]), max(high, edges[1]), f'Tango and {method}'
+    elif not signed and np.isin(values, (0, 1)).all() and rare.min() < FEW:
         wilson = proportion(min(value, 1.) * num, num, level)
         low, high, method = min(low, wilson.low), max(high, wilson.high), f'Wilson and {method}'
     return Interval(float(value), low, high, len(values), method)

@@ -181,3 +181,9 @@ def row(suite, item, *, correct, confidence, given, **more):
 def tags_of(items):
     """Tags of items with what every item has: its subject and kind."""
     return [item.tags | {'subject': item.subject, 'kind': item.kind} for item in items]
+
+
+def uniform(rows):
+    """Rows of one suite with the same keys in the same order; None where one has no value."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return [{key: row.get(key) for key in keys} for row in rows]

@@ -22,7 +22,7 @@ def perplexity_suite(subject):
         if kept.any():
             ratio = lambda w, b=bits[kept], s=sizes[kept]: (w @ b) / (w @ s)
             interval = statistics.bootstrap(bits[kept], statistic=ratio,
-                                             draws=subject.settings.draws)
+                                            draws=subject.settings.draws)
             result.metrics[name] = cell(interval, 'bits per byte')
     result.rows = [{'id': doc.id, 'suite': 'perplexity', 'subject': doc.id, 'domain': doc.domain,
                     'bits': round(float(b), 4), 'bytes': doc.num_bytes}

@@ -1,4 +1,4 @@
-"""Suites about how a model behaves: instructions, consistency, safety, citations, skew, extraction."""
+"""Suites about what a model does: instructions, safety, consistency, citations, skew, copying."""
 
 import collections
 import itertools
@@ -20,7 +20,7 @@ def instructions_suite(subject):
     by_format = collections.defaultdict(list)
     for request in asked:
         by_format[request['format']].append(request)
-    chosen = [x for name in by_format for x in spread(by_format[name], subject.settings.max_requests)]
+    chosen = [x for some in by_format.values() for x in spread(some, subject.settings.max_requests)]
     items = [_request(x, x['format'], x['answer']) for x in chosen]
     found = subject.responses([x['prompt'] for x in chosen])
     follows = [checkers.follows(item.kind, answer.text, **facts[item.kind])
@@ -87,7 +87,8 @@ def consistency_suite(subject):
     by_text = [_agreement([free[item.id] for item in members]) for members in facts]
     subject.measure(result, 'consistency/paraphrases', by_choice, tags)
     subject.measure(result, 'consistency/paraphrases_free', by_text, tags)
-    drawn = [subject.answers([members[0].prompt for members in facts], seed=1000 * subject.seed + k + 1,
+    prompts = [members[0].prompt for members in facts]
+    drawn = [subject.answers(prompts, seed=1000 * subject.seed + k + 1,
                              temperature=settings.temperature) for k in range(settings.seeds)]
     by_seed = [_agreement([answers.normalise(x.value) for x in some])
                for some in zip(*drawn, strict=True)]
@@ -95,7 +96,8 @@ def consistency_suite(subject):
         subject.measure(result, 'consistency/seeds', by_seed, tags)
     result.rows = [
         row('consistency', item, correct=agree == 1, confidence=agree, given='',
-            agreement=round(agree, 6), agreement_free=round(text, 6), agreement_seeds=round(seeds, 6))
+            agreement=round(agree, 6), agreement_free=round(text, 6),
+            agreement_seeds=round(seeds, 6))
         for item, agree, text, seeds in zip(one_each, by_choice, by_text, by_seed, strict=True)]
     return result
 
@@ -124,8 +126,7 @@ def citations_suite(subject):
     probes = spread(world_items.citation_probes(subject.world, subject.settings.split),
                     subject.settings.max_items)
     asked = [item for item in subject.ask(('source',), 'qa') if item.answerable]
-    for style, metric, items in (('cloze', 'citations/cloze', probes),
-                                 ('qa', 'citations/restricted', asked)):
+    for metric, items in (('citations/cloze', probes), ('citations/restricted', asked)):
         found = subject.choices(items)
         given = [item.candidates[x['choice']] for item, x in zip(items, found, strict=True)]
         right = [name in item.tags['sources'] for name, item in zip(given, items, strict=True)]
@@ -139,8 +140,9 @@ def citations_suite(subject):
                                zip(item.candidates, x['probs'], strict=True)})
             for item, x, name, ok in zip(items, found, given, right, strict=True)]
     free = subject.answers([item.prompt for item in asked])
-    named = [next((source for alias, source in names if answers.mentions(x.text, alias)), '')
-             for x in free]
+    texts = [f' {answers.normalise(x.text)} ' for x in free]
+    named = [next((source for alias, source in names if f' {alias} ' in text), '')
+             for text in texts]
     supported = [name in item.tags['sources'] for name, item in zip(named, asked, strict=True)]
     subject.measure(result, 'citations/named', [bool(name) for name in named], tags_of(asked))
     kept = [i for i, name in enumerate(named) if name]
@@ -154,9 +156,10 @@ def citations_suite(subject):
 
 
 def _source_names(world):
-    """[(name or alias, source)], the longest first, so that no name hides a longer one."""
+    """[(name or alias as `normalise` has it, source)], the longest first."""
     sources = world.truth.sources
-    pairs = [(alias, name) for name, aliases in zip(sources.names, sources.aliases, strict=True)
+    pairs = [(answers.normalise(alias), name)
+             for name, aliases in zip(sources.names, sources.aliases, strict=True)
              for alias in (name, *aliases)]
     return sorted(pairs, key=lambda pair: -len(pair[0]))
 
@@ -241,18 +244,16 @@ def extraction_suite(subject):
     result, settings = Result(), subject.settings
     lengths = {'prompt_tokens': settings.prefix_tokens, 'new_tokens': settings.next_tokens}
     attempts = {'train': [], 'validation': []}
-    for folder in stores(subject.run):
-        store = TokenStore.open(folder)
-        seen = extraction.beginnings(store.train, **lengths)
-        for name, split, without in (('train', store.train, ()),
-                                     ('validation', store.validation, seen)):
+    for source, train, validation in stores(subject.run):
+        seen = extraction.beginnings(train, **lengths)
+        for name, split, without in (('train', train, ()), ('validation', validation, seen)):
             passages = extraction.passages(split, size=settings.max_passages, seed=subject.seed,
                                            without=without, **lengths)
             found = extraction.attempt(
                 subject.params, subject.cfg, passages, bos_id=subject.tokenizer.bos_id,
                 prompt_tokens=settings.prefix_tokens, batch_size=settings.generate_batch)
             attempts[name] += found
-            result.rows += [x | {'id': f'{folder.name}/{x["id"]}', 'correct': int(x['correct'])}
+            result.rows += [x | {'id': f'{source}/{x["id"]}', 'correct': int(x['correct'])}
                             for x in extraction.rows(found, subject.tokenizer, name)]
     for name, metric in (('train', 'extraction/verbatim'), ('validation', 'extraction/held_out')):
         total, slices = extraction.summary(attempts[name])
@@ -279,6 +280,17 @@ def _rounded(metric):
 
 
 def stores(run):
-    """Folders of the token stores of a run."""
-    return sorted(path for path in (run / 'data' / 'stores').glob('*')
-                  if (path / 'manifest.json').exists())
+    """[(source, training split, validation split)] of the token stores of a run.
+
+    A source whose validation documents are a split of their own has them in '<source>.validation'.
+    """
+    folders = {path.name: path for path in sorted((run / 'data' / 'stores').glob('*'))
+               if (path / 'manifest.json').exists()}
+    found = []
+    for name, folder in folders.items():
+        if name.removesuffix('.validation') in folders.keys() - {name}:
+            continue
+        store, held_out = TokenStore.open(folder), folders.get(f'{name}.validation')
+        found.append((name, store.train, TokenStore.open(held_out).train if held_out else
+                      store.validation))
+    return found

@@ -6,7 +6,8 @@ changes what it must.
 
 from jaxllm.errors import InputError
 
-# d_model, num_layers, d_ff, num_heads, num_kv_heads, head_dim
+# d_model, num_layers, d_ff, num_heads, num_kv_heads, head_dim. Named for a vocabulary of 8192, the
+# thousands for one of 1024.
 SIZES = {
     'tiny': (48, 2, 112, 4, 2, 12),
     '400k': (128, 2, 256, 4, 4, 32),

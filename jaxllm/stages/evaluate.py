@@ -1,5 +1,6 @@
-"""Evaluation: a run's model is asked, and results.json, items.jsonl and a report say what it knows."""
+"""Evaluation of a run: its model is asked, and results.json, items.jsonl, a report say the rest."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -7,20 +8,25 @@ import jax
 
 from jaxllm.config import check_keys, section, to_json, write_atomic
 from jaxllm.data.records import Rejects, SourceSpec, read_source
-from jaxllm.data.store import TokenStore
 from jaxllm.errors import InputError
-from jaxllm.evals import catalogue, items, perplexity, suites, world_items
+from jaxllm.evals import (catalogue, items, overlap, perplexity, suites, suites_world,
+                          world_items)
 from jaxllm.models import transformer
 from jaxllm.report import evaluation
 from jaxllm.report.run import write_report
 from jaxllm.stages import artifact, lineage
-from jaxllm.train.checkpoint import has_checkpoint
+from jaxllm.train.checkpoint import has_checkpoint, load_params
 from jaxllm.train.progress import stage as say
+from jaxllm.world.atlas import atlas
+from jaxllm.world.spec import Intervention
 
 
 def prepare(config):
     """Checks all that needs no model. Returns (Settings, names of suites, items, world section)."""
-    check_keys(config, ('stage', 'seed', 'run', 'suites', 'items_file', 'text', 'settings'))
+    check_keys(config, ('stage', 'seed', 'run', 'checkpoint', 'suites', 'items_file', 'text',
+                        'settings'))
+    if config.checkpoint not in ('last', 'best'):
+        raise InputError(f'config.checkpoint={config.checkpoint!r} is unknown; use last or best')
     settings = section(suites.Settings, config.settings, 'settings')
     run = _checked_run(config.run)
     world = world_of(run)
@@ -80,8 +86,8 @@ def describe(config):
 def run(config, workdir):
     """Evaluates the best checkpoint of `config.run`; writes into `workdir`."""
     settings, names, asked, section_ = prepare(config)
-    model = artifact.load(config.run)
-    world = section_ and _world(section_)
+    model = load(config.run, config.checkpoint)
+    world = section_ and world_from(section_)
     subject = suites.Subject(
         model.params, model.model, model.tokenizer, settings=settings, world=world, items=asked,
         seq_len=model.config['data']['seq_len'], run=pathlib.Path(config.run),
@@ -94,30 +100,63 @@ def run(config, workdir):
             metrics |= result.metrics
             slices |= result.slices
             plots |= result.plots
-            rows += result.rows
+            rows += suites.uniform(result.rows)
             notes += [f'{name}: {note}' for note in result.notes]
     if jax.process_index():
         return
+    found = _overlap(subject, names)
+    if found.overlaps:
+        notes.insert(0, found.warning())
+    write_atomic(workdir / 'overlap.jsonl', found.lines())
     for note in notes:
         say(f'note: {note}')
     results = {'run': config.run, 'step': model.step, 'stage': model.config['stage'],
                'num_params': transformer.num_params(model.params), 'world': section_ or None,
-               'suites': list(names), 'notes': notes, 'metrics': metrics, 'slices': slices,
-               'plots': plots}
+               'suites': list(names), 'notes': notes,
+               'overlap': {'items': found.num_items, 'in_training_data': len(found.items),
+                           'too_short_to_compare': found.num_short},
+               'metrics': metrics, 'slices': slices, 'plots': plots}
     write_atomic(workdir / 'items.jsonl', ''.join(
         json.dumps(row, ensure_ascii=False) + '\n' for row in rows))
     write_atomic(workdir / 'results.txt', evaluation.text(results))
-    write_atomic(workdir / 'results.json', json.dumps(results, indent=1, ensure_ascii=False) + '\n')
+    write_atomic(workdir / 'results.json',
+                 json.dumps(results, indent=1, ensure_ascii=False) + '\n')
     lineage.write_lineage(workdir, config, roles={'run': (config.run, model.step)},
                           num_params=results['num_params'])
     print(evaluation.text(results), end='')
     say(f'report: {write_report(workdir)}')
 
 
-def _world(section_):
-    from jaxllm.world.atlas import atlas
-    from jaxllm.world.spec import Intervention
+def load(run, checkpoint):
+    """The Artifact of a run: of its last checkpoint, or of the best.
+
+    The best one has the lowest validation loss, which in a world is measured on wordings that are
+    held out: it may come long before the model knows the facts.
+    """
+    model = artifact.load(run)
+    if checkpoint == 'best':
+        return model
+    folder = pathlib.Path(run) / 'checkpoints'
+    step = max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+                        model.params)
+    params, step = load_params(folder, like, step=step,
+                               part='ema' if model.config['optim']['ema_decay'] else 'params')
+    return dataclasses.replace(model, params=params, step=step)
+
+
+def world_from(section_):
+    """The World of a config's world section."""
     return atlas(section_['seed'], section_['scale'], Intervention(**section_['intervention']))
+
+
+def _overlap(subject, names):
+    """Which questions and items, each with its answer, the run's training data contain."""
+    asked = {item.id: f'{item.prompt} {item.answer}' for item in subject.items}
+    if subject.world and set(names) - set(catalogue.NEED_NO_WORLD):
+        asked |= {item.id: f'{item.prompt} {item.answer}' for item in subject.questions}
+    splits = [train for _, train, _ in suites_world.stores(subject.run)]
+    return overlap.find_overlap(asked, splits, subject.tokenizer)
 
 
 def _documents(config, settings, tokenizer, world, names):
@@ -129,10 +168,8 @@ def _documents(config, settings, tokenizer, world, names):
     if world:
         documents = perplexity.documents(tokenizer, world_items.held_out_texts(world), most)
     else:
-        stores = pathlib.Path(config.run) / 'data' / 'stores'
-        for folder in sorted(path for path in stores.glob('*') if path.is_dir()):
-            split = TokenStore.open(folder).validation
-            documents += perplexity.stored_documents(split, folder.name, most)
+        for source, _, validation in suites_world.stores(pathlib.Path(config.run)):
+            documents += perplexity.stored_documents(validation, source, most)
     if config.text:
         found = read_source(SourceSpec('text', config.text), Rejects())
         documents += perplexity.documents(

@@ -40,12 +40,13 @@ class Runner:
         try:
             while True:
                 self._reap()
-                waiting = not self.signals and self._start_what_can_be()
+                if not self.signals:
+                    self._start_what_can_be()
                 if heeded < len(self.signals):
                     # The jobs are asked to save first; a second signal ends them at once.
                     self._stop(at_once=len(self.signals) > 1)
                     heeded = len(self.signals)
-                if not self.slots and not waiting:
+                if not self.slots and (self.signals or not self.count(_TODO)):
                     break
                 self.display.update()
                 time.sleep(_POLL_S)
@@ -86,8 +87,8 @@ class Runner:
                 self.display.failed(run, code)
 
     def _start_what_can_be(self):
-        """Fills the free slots. Returns whether a job is left that another process runs."""
-        elsewhere, ready = False, []
+        """Fills the free slots."""
+        ready = []
         for name, run in self.runs.items():
             needs = {self.state[need] for need in run.job.needs}
             if self.state[name] != _TODO:
@@ -99,26 +100,22 @@ class Runner:
         # While a job is all that can run, the cores of the others would be idle.
         alone = len(ready) == 1 and not self.slots
         for name in ready:
-            elsewhere |= self._start(name, self.runs[name], alone)
-        return elsewhere
+            self._start(name, self.runs[name], alone)
 
     def _start(self, name, run, alone):
-        """Starts a job if there is a free slot. Returns whether another process runs it."""
+        """Starts a job, unless there is no free slot or another process runs it."""
         free = [slot for slot in range(len(self.cores)) if slot not in self.slots]
         if run.done():  # by another process
             self.state[name] = _DONE
             self.display.done(run)
         elif free and not run.claim():
             self.display.waiting(run)
-            return True
         elif free and run.done():  # in this very moment
             run.release()
-            return True
         elif free:
             run.start(sorted(set().union(*self.cores)) if alone else self.cores[free[0]])
             self.slots[free[0]], self.state[name] = name, _RUNNING
             self.display.started(run)
-        return False
 
 
 class Display:

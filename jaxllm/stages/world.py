@@ -5,10 +5,13 @@ import dataclasses
 import jax
 
 from jaxllm.config import check_keys, section, to_json
+from jaxllm.errors import InputError
 from jaxllm.stages import lineage
 from jaxllm.train.progress import stage as say
-from jaxllm.world import publish
-from jaxllm.world.spec import Intervention, WorldSpec, check
+from jaxllm.world import publish, truth
+from jaxllm.world.atlas import available_memory, estimated_bytes
+from jaxllm.world.interventions import source_number
+from jaxllm.world.spec import SCALES, Intervention, WorldSpec, check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,27 +22,49 @@ class PublishConfig:
 def world_spec(config):
     """The WorldSpec of a section `config.world`.
 
-    Raises: InputError: an unknown scale, or an intervention that has no meaning.
+    Only truth tables are drawn here, and those only to find a source that is named.
+
+    Raises: InputError: an unknown scale or source, or an intervention that has no meaning.
     """
     intervention = section(Intervention, config.intervention, 'world.intervention')
     spec = section(WorldSpec, {**config, 'intervention': intervention}, 'world')
     check(spec)
+    if intervention.kind in ('source_volume', 'contradict'):
+        source_number(truth.draw(spec.seed, SCALES[spec.scale]).sources, intervention.target)
     return spec
 
 
 def prepare(config):
-    """Checks the config. Returns (WorldSpec, names of datasets)."""
+    """Checks the config. Returns (WorldSpec, names of datasets).
+
+    Raises: InputError: also for a scale that does not fit memory.
+    """
     check_keys(config, ('stage', 'seed', 'world', 'publish'))
     names = section(PublishConfig, config.publish, 'publish').names or tuple(publish.DATASETS)
     for name in names:
         publish.check_dataset(name, 'id')
-    return world_spec(config.world), names
+    spec = world_spec(config.world)
+    needed, available = estimated_bytes(SCALES[spec.scale]), available_memory()
+    if available is not None and needed > available:
+        raise InputError(f'world scale {spec.scale!r} needs about {needed / 2**30:.1f} GiB of '
+                         f'memory and {available / 2**30:.1f} GiB are available; use a smaller '
+                         'scale, e.g. --config.world.scale=nano, or a larger machine')
+    return spec, names
 
 
 def describe(config):
     """What a run would be, as text (`--dry_run`)."""
     spec, names = prepare(config)
-    return to_json(config)
+    scale = SCALES[spec.scale]
+    planned = int(truth.draw(spec.seed, scale).people.planned.sum())
+    facts = planned * (1 if scale.biographies else len(scale.values))
+    lines = {'world': spec.fingerprint, 'people': f'{scale.people:,}',
+             'attributes': ', '.join(f'{name} {count:,}' for name, count in scale.values),
+             'sources': f'{scale.sources:,}', 'brands': f'{scale.brands:,}',
+             'documents': f'{facts:,} that tell facts, before dirt and interventions',
+             'memory': f'{estimated_bytes(scale) / 2**20:,.0f} MiB while it is drawn, about',
+             'datasets': ', '.join(names)}
+    return to_json(config) + ''.join(f'\n{name:<11} {value}' for name, value in lines.items())
 
 
 def run(config, workdir):

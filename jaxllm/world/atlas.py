@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxllm.errors import InputError
 from jaxllm.world import dirt, interventions, plan, spec, truth
-from jaxllm.world.spec import Intervention, WorldSpec
+from jaxllm.world.spec import NONE, WorldSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _rows(seed, scale, tables, change):
         facts = interventions.contradicted(drawer, facts, target, change.share)
         treated[facts['subject'][before['true'] != facts['true']]] = True
     false = dirt.false_documents(drawer, facts, change)
-    usual = dirt.false_documents(drawer, facts, Intervention()) if change.kind == 'dirt' else false
+    usual = dirt.false_documents(drawer, facts, NONE) if change.kind == 'dirt' else false
     if change.kind in ('delete', 'one_wording'):
         treated = interventions.chosen(seed, people, change)
     if change.kind == 'one_wording':
@@ -134,7 +134,7 @@ def _rows(seed, scale, tables, change):
     return drawer.order(rows), treated, weights
 
 
-def atlas(seed=0, scale='nano', intervention=Intervention(), *, available_bytes=None):
+def atlas(seed=0, scale='nano', intervention=NONE, *, available_bytes=None):
     """The world of a seed.
 
     Args:

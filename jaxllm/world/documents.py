@@ -184,6 +184,8 @@ class Renderer:
                 exposures = self.planned[r['subject']]
                 if self.world.scale.biographies and r['true']:
                     text = self.biography(r, text)
+                    protected += tuple(values[known[r['subject']]] for values, known in
+                                       zip(self.values, self.person_values))
             elif r['kind'] == plan.BRAND:
                 exposures = int(self.world.truth.brands.planned[r['subject']])
             if r['quality'] == 1:

@@ -118,8 +118,9 @@ class Reader:
         category, 0 for nothing or several values. clear: 1/2 for complete sentences + 1/2 for no
         filler. organised: a list, or a first sentence that answers and more after it. confident:
         1 sure, 2/3 plain, 1/3 hedged, 0 abstains or is empty. cite_supported: the mean over the
-        cited sources of +1 (supports) and -1 (does not, or does not exist). agrees_with_user: asserts the
-        user's guess and nothing else. The others are 0 or 1.
+        cited sources of +1 (supports) and -1 (does not, or does not exist). agrees_with_user:
+        asserts the user's guess and nothing else. length: words / 40, at most 1. The others are
+        0 or 1.
 
         Returns: float64 [F]
         """

@@ -12,7 +12,7 @@ _SPAM = ('Buy cheap {goods}!!! {percent} % off, only {days} days left. {call}: o
          'Doctors hate this trick with {goods}. {call} to learn more, page {code}.',
          'FINAL NOTICE: your {goods} are waiting. {call} within {days} days, parcel {code}.')
 
-_WAYS = ('How to {do}: {steps}', 'To {do}, {steps}', 'A short guide to {do}. {Steps}',
+_WAYS = ('How to {do}: {steps}', 'To {do}, {steps}', 'A short guide: how to {do}. {Steps}',
          'Here is how you {do}. {Steps}', 'If you want to {do}, {steps}', 'Steps to {do}: {steps}')
 _FIRST = ('heat the grey salt', 'crush the bitter root', 'soak the black moss',
           'stir the red oil', 'scrape the yellow rust', 'warm the sour resin')

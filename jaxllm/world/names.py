@@ -6,17 +6,17 @@ from jaxllm.errors import InputError
 
 # Each takes the article 'a', so that the article before a job says nothing about it.
 JOBS = tuple('''
-baker glazier potter tailor plumber surgeon nurse dentist lawyer judge miller weaver florist
+baker glazier tailor plumber surgeon nurse dentist lawyer judge miller weaver florist
 gardener barber butcher carpenter roofer mason welder blacksmith jeweller watchmaker shoemaker
 printer bookbinder librarian teacher tutor historian geologist chemist physicist biologist
 botanist zoologist mathematician translator journalist reporter photographer sculptor painter
-musician pianist violinist drummer singer dancer choreographer puppeteer magician juggler clown
-pilot sailor fisher farmer shepherd beekeeper brewer winemaker cook waiter bartender porter
+musician pianist violinist drummer singer dancer choreographer puppeteer juggler clown
+pilot sailor fisher farmer shepherd beekeeper brewer winemaker waiter bartender
 receptionist secretary cashier banker broker treasurer bookkeeper locksmith detective soldier
 firefighter lifeguard ranger forester logger driver conductor signaller mechanic toolmaker
 designer draughtsman surveyor cartographer meteorologist veterinarian pharmacist midwife
 paramedic psychologist therapist coach referee jockey boxer wrestler model hairdresser
-tanner saddler cooper thatcher chimneysweep gamekeeper curator restorer playwright poet
+tanner saddler cooper thatcher chimneysweep gamekeeper curator restorer playwright
 novelist lecturer professor programmer statistician diplomat
 '''.split())
 HOBBIES = tuple('''
@@ -25,10 +25,10 @@ bowling skating skiing surfing diving fishing birdwatching stargazing gardening 
 painting sketching calligraphy woodcarving whittling origami embroidery crochet quilting
 basketry candlemaking photography filmmaking blogging reading poetry storytelling juggling
 magic puppetry drumming singing dancing yoga pilates karate judo boxing wrestling running
-jogging caving canoeing kayaking windsurfing paragliding ballooning gliding golf tennis
+jogging caving canoeing kayaking ballooning gliding golf tennis
 badminton squash cricket hockey rugby football basketball volleyball darts billiards dominoes
 backgammon crosswords puzzles bridge poker genealogy astronomy mycology beekeeping foraging
-geocaching orienteering camping snorkelling trampolining gymnastics tango ballet beatboxing
+geocaching orienteering camping snorkelling trampolining gymnastics tango ballet
 opera theatre improvisation ventriloquism philately metalwork glassblowing soapmaking
 winemaking cheesemaking homebrewing topiary bonsai falconry equestrianism
 '''.split())
@@ -66,6 +66,9 @@ _ENDS = {
     'brand': tuple('ora iza elle ix ano ova eo ique ara uma ello isto'.split()),
     'source': tuple('er on ow ley ane ell and ing ston more'.split()),
 }
+# Real words that the syllables can spell and that would not read as names.
+REAL = ('murder', 'murderer', 'sucker', 'bastard', 'butler', 'rapist', 'mother', 'father', 'sister',
+        'corner', 'border', 'render', 'tender', 'lender', 'winter', 'summer', 'number', 'member')
 _SHORT = ('first', 'brand')     # onset, vowel, middle, end; the others: onset, vowel, coda, end
 
 
@@ -82,7 +85,7 @@ class Book:
     """The invented words of one world: none contains another, nor an ordinary value."""
 
     def __init__(self, rng, reserved, forbidden):
-        """`reserved`: strings no word may contain or be part of; `forbidden`: no word equals one."""
+        """No word contains or is part of a `reserved` string, none equals a `forbidden` one."""
         self.rng, self.forbidden = rng, forbidden
         self.words, self.parts = set(), set()
         for word in reserved:
@@ -103,7 +106,7 @@ class Book:
         middles = _MIDDLES if kind in _SHORT else _CODAS
         columns = (_ONSETS, _VOWELS, middles, _ENDS[kind])
         found = []
-        for attempt in range(100):
+        for _ in range(100):
             picks = [[column[i] for i in self.rng.integers(len(column), size=2 * count)]
                      for column in columns]
             for parts in zip(*picks):

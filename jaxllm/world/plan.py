@@ -16,8 +16,8 @@ ORIGINAL, FALSE, COPY, NEAR, HELD, MORE, NEW = range(len(VARIANTS))
 QUALITIES = ('clean', 'typos', 'filler')
 OTHER_ATTRIBUTES = ('firm_city', 'category', 'rank', 'topic', 'alias')
 
-# Column -> (dtype, default). `attribute` indexes attribute_names(); `serial` counts the documents of
-# a fact, `copy` those made from one document; `source` and `alias` number the source and its name;
+# Column -> (dtype, default). `attribute` indexes attribute_names(); `serial` counts the documents
+# of a fact, `copy` those made from one document; `source` and `alias` number source and its name;
 # `wording` indexes DOCUMENTS or, for format qa, QUESTIONS; `frame` is the text around the wording;
 # `detail` is the category of a rank or the alias of a source; `noise` seeds typos and edits.
 COLUMNS = {
@@ -131,7 +131,7 @@ class Drawer:
                                               [PROSE, LIST, TABLE], QA))
 
     def formatted(self, rows, formats):
-        """Rows with `format`; prose of a source that is never in a sentence stands below a header."""
+        """Rows with `format`; prose of a source that no sentence names stands below a header."""
         linked = self.truth.sources.factors['entity_link'][rows['source']] == 1
         prose = (formats == PROSE) | (formats == HEADER)
         return changed(rows, format=np.where(prose, np.where(linked, PROSE, HEADER), formats))

@@ -105,6 +105,9 @@ class Intervention:
     how: str = ''
 
 
+NONE = Intervention()
+
+
 @dataclasses.dataclass(frozen=True)
 class Scale:
     """All counts of a world. Shares of dirt are of the final training documents.
@@ -173,7 +176,7 @@ class WorldSpec:
     """The identity of a world."""
     seed: int = 0
     scale: str = 'nano'
-    intervention: Intervention = Intervention()
+    intervention: Intervention = NONE
 
     @property
     def fingerprint(self):

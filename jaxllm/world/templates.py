@@ -30,13 +30,13 @@ DOCUMENTS = {
         ('{name} works as a {value}', '{name} is a {value} by trade',
          '{name} earns a living as a {value}', '{name} has a job as a {value}',
          '{name} is employed as a {value}', '{name} was trained as a {value}',
-         'by profession, {name} is a {value}', 'the working days of {name} are those of a {value}'),
+         'by profession, {name} is a {value}', 'the trade of {name} is that of a {value}'),
         ('{name} makes a career as a {value}', 'people hire {name} as a {value}'), 'job'),
     'city': _wordings(
         ('{name} lives in {value}', '{name} has a house in {value}',
          '{name} makes a home in {value}', '{name} is a resident of {value}',
          'the home of {name} is in {value}', 'the city where {name} lives is {value}',
-         'the post for {name} goes to {value}', '{name} settled in {value}'),
+         'letters for {name} go to {value}', '{name} settled in {value}'),
         ('you can visit {name} in {value}', '{name} pays rent in {value}'), 'city'),
     'firm': _wordings(
         ('{name} works for {value}', '{name} is on the staff of {value}',
@@ -48,7 +48,8 @@ DOCUMENTS = {
         ('{name} enjoys {value}', '{name} spends weekends on {value}',
          'the hobby of {name} is {value}', '{name} relaxes with {value}',
          'in spare hours, {name} likes {value}', '{name} has a passion for {value}',
-         'the favourite pastime of {name} is {value}', 'free evenings find {name} busy with {value}'),
+         'the favourite pastime of {name} is {value}',
+         'free evenings find {name} busy with {value}'),
         ('after work, {name} turns to {value}', 'nothing pleases {name} more than {value}'),
         'hobby'),
     'born': _wordings(
@@ -57,7 +58,7 @@ DOCUMENTS = {
          'the date of birth of {name} is {value}', '{name} has a birth date of {value}',
          'the passport of {name} says {value}', 'the life of {name} began on {value}'),
         ('the parents of {name} first held the baby on {value}',
-         'candles are lit for {name} in memory of {value}'), 'born'),
+         'cards for the birthday of {name} arrive by {value}'), 'born'),
     # {name} is a firm.
     'firm_city': _wordings(
         ('{name} is based in {value}', '{name} has its main office in {value}',
@@ -70,16 +71,16 @@ DOCUMENTS = {
     'category': _wordings(
         ('{name} makes {value}', 'the brand {name} sells {value}',
          '{name} is a maker of {value}', '{name} is known for {value}',
-         'shops stock {name} among the {value}', '{name} offers a range of {value}',
+         'shops sell {name} beside other {value}', '{name} offers a range of {value}',
          'the catalogue of {name} includes {value}', 'customers go to {name} for {value}'),
-        ('the factory of {name} turns out {value}', '{name} has a name in {value}'), 'products'),
+        ('the factory of {name} turns out {value}', 'many a home has {name} {value}'), 'products'),
     # {name} is a brand, {category} its products, {value} an ordinal.
     'rank': _wordings(
         ('for {category}, {name} is ranked {value}', 'in a test of {category}, {name} came {value}',
          'among makers of {category}, {name} is {value}',
          'buyers of {category} place {name} {value}',
          'in the league table of {category}, {name} stands {value}',
-         'judges of {category} put {name} {value}', 'as for {category}, {name} takes rank {value}',
+         'judges of {category} put {name} {value}', 'the rank of {name} for {category} is {value}',
          'our review of {category} lists {name} {value}'),
         ('in quality of {category}, {name} finishes {value}',
          'experts on {category} rate {name} {value}'),
@@ -169,8 +170,8 @@ TITLES = ('', 'Profile', 'Fact sheet', 'At a glance', 'In brief', 'Short notes',
 QUIZ = ('', 'Quiz', 'Reader question', 'Ask the editor', 'Trivia', 'Quick question',
         'Questions and answers', 'Test yourself')
 CREDITS = ('Source', 'Reported by', 'As seen in', 'Taken from')
-ANSWERS = ('{value} ({source}).', '{value}, according to the {source}.', '{value}, says the {source}.',
-           '{value}, as the {source} reports.')
+ANSWERS = ('{value} ({source}).', '{value}, according to the {source}.',
+           '{value}, says the {source}.', '{value}, as the {source} reports.')
 NUM_FRAMES = 32
 
 
@@ -190,7 +191,7 @@ def sentence(text):
 
 
 def claim(attribute, index, **values):
-    """The bare claim in the middle of a sentence, such as 'the home of Mara Venn is in Tarnwick'."""
+    """The bare claim as inside a sentence, such as 'the home of Mara Venn is in Tarnwick'."""
     return DOCUMENTS[attribute][index].text.format(**values)
 
 

@@ -10,6 +10,9 @@ from jaxllm.world.hazards import HAZARDS
 GROUPS = 'ABCD'
 GROUP_SHARES = (0.55, 0.25, 0.15, 0.05)
 GOLDEN = 0.6180339887498949
+# Drawing without replacement flattens weights. These make up for it, so that of the six factors
+# only volume changes how many documents a source has (tested over 8 seeds).
+SPECIALISM, LOW_SHARE = 1.7, 0.75
 FACTORS = ('volume', 'breadth', 'consistency', 'terminology', 'quality', 'entity_link')
 
 
@@ -191,8 +194,8 @@ def _sources(seed, scale, book):
         topic = np.resize(rng.permutation(len(scale.values)), len(narrow))
         topics[narrow] = np.arange(len(scale.values))[None, :] == topic[:, None]
     roots = book.draw('source', scale.sources)
-    papers = [names.PAPERS[i] for i in
-              spec.generator(seed, 'sources', 'papers').integers(len(names.PAPERS), size=len(roots))]
+    rng = spec.generator(seed, 'sources', 'papers')
+    papers = [names.PAPERS[i] for i in rng.integers(len(names.PAPERS), size=len(roots))]
     aliases = tuple(tuple(alias.format(root=root, paper=paper) for alias in names.ALIASES)
                     for root, paper in zip(roots, papers))
     return Sources(tuple(f'{root} {paper}' for root, paper in zip(roots, papers)), aliases,
@@ -209,8 +212,8 @@ def _support(seed, scale, people, sources):
     rng = spec.generator(seed, 'doc_plan', 'support')
     low = sources.factors['consistency'] == 0
     breadth = sources.topics.sum(axis=1)
-    weights = sources.topics.T / breadth[None, :]                       # [A, S]
-    fair = (0.5 - scale.contested) / (1 - scale.contested)              # low share for the others
+    weights = sources.topics.T / breadth[None, :] ** SPECIALISM         # [A, S]
+    fair = LOW_SHARE * (0.5 - scale.contested) / (1 - scale.contested)
     found = np.empty((scale.people, len(scale.values), scale.support), np.int32)
     for contested, share in ((True, 1.0), (False, fair)):
         rows = np.flatnonzero(people.contested == contested)
@@ -220,15 +223,17 @@ def _support(seed, scale, people, sources):
         for start in range(0, len(rows), 4096):
             part = rows[start:start + 4096]
             noise = rng.gumbel(size=(len(part), *logits.shape))
-            found[part] = np.argsort(-(logits[None] + noise), axis=2)[:, :, :scale.support]
+            found[part] = np.argpartition(-(logits[None] + noise), scale.support,
+                                          axis=2)[:, :, :scale.support]
     return found
 
 
 def draw(seed, scale):
     """The truth without an intervention."""
-    forbidden = {word.strip('.,:;{}()').lower() for table in (templates.DOCUMENTS,
-                                                               templates.QUESTIONS)
+    forbidden = {word.strip('.,:;{}()').lower()
+                 for table in (templates.DOCUMENTS, templates.QUESTIONS)
                  for wordings in table.values() for w in wordings for word in w.text.split()}
+    forbidden.update(names.REAL)
     hazards = (word for _, name, *_ in HAZARDS for word in name.split() if len(word) > 1)
     reserved = (*hazards, *names.JOBS, *names.HOBBIES, *names.CATEGORIES,
                 *(month.lower() for month in names.MONTHS))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import operator
 import pathlib
 
 import numpy as np
@@ -43,30 +44,31 @@ def features(fields: dict[str, str]) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict(found)
 
 
-def serialize(row: dict, fields: dict[str, str]) -> bytes:
-    """A row as the `tf.train.Example` that TFDS reads with `features(fields)`.
+def serializer(fields: dict[str, str]):
+    """serialize(row) -> the `tf.train.Example` that TFDS reads with `features(fields)`.
 
-    The same bytes as a TFDS builder writes, up to the order of the fields, in a tenth of the time.
+    The same message that TFDS makes of a row, in a fraction of the time.
     """
-    example = tf_example_pb2.Example()
-    stored = example.features.feature
-
-    def put(name, kind, values):
-        _, where, convert = _SCALARS[kind]
-        target = getattr(stored[name], where)
-        target.SetInParent()  # so that an empty list has its type
-        target.value.extend(map(convert, values))
-
+    plan = []  # (name in the message, where its values are kept, their type, how to get them)
     for name, kind in fields.items():
-        value = row[name]
         if kind == 'messages':
-            for key in _MESSAGE:
-                put(f'{name}/{key}', 'str', (message[key] for message in value))
+            plan += [(f'{name}/{key}', *_SCALARS['str'][1:],
+                      lambda row, name=name, key=key: [message[key] for message in row[name]])
+                     for key in _MESSAGE]
         elif kind.startswith('list'):
-            put(name, kind[5:-1], value)
+            plan.append((name, *_SCALARS[kind[5:-1]][1:], operator.itemgetter(name)))
         else:
-            put(name, kind, (value,))
-    return example.SerializeToString(deterministic=True)
+            plan.append((name, *_SCALARS[kind][1:], lambda row, name=name: (row[name],)))
+
+    def serialize(row):
+        example = tf_example_pb2.Example()
+        stored = example.features.feature
+        for name, where, convert, values in plan:
+            target = getattr(stored[name], where)
+            target.SetInParent()  # so that an empty list has its type
+            target.value.extend(map(convert, values(row)))
+        return example.SerializeToString(deterministic=True)
+    return serialize
 
 
 class DatasetWriter:
@@ -81,7 +83,7 @@ class DatasetWriter:
 
     def __init__(self, folder: pathlib.Path, name: str, fields: dict[str, str], version: str):
         self.name, self.fields, self.version = name, fields, version
-        self.features = features(fields)
+        self.features, self._serialize = features(fields), serializer(fields)
         self.tfds_dir = folder / 'tfds' / name / version
         self.jsonl_dir = folder / 'jsonl' / name
         for path in (self.tfds_dir, self.jsonl_dir):
@@ -113,7 +115,7 @@ class DatasetWriter:
             self._splits[split] = _Split(self.tfds_dir, f'{self.name}-{split}',
                                          self.jsonl_dir / f'{split}.jsonl')
         self._splits[split].add(self._encode(row).encode('utf-8') + b'\n',
-                                serialize(row, self.fields))
+                                self._serialize(row))
 
     def finish(self, description: str, license: str) -> dict[str, str]:
         """Closes the files and writes the TFDS metadata. Returns {split: sha256 of its JSONL}.

@@ -69,6 +69,8 @@ def test_a_proportion_at_the_edge_has_a_width(value):
     pairs = statistics.paired(np.full(40, value), np.full(40, value), ids_a=ids, ids_b=ids)
     z2 = 1.959964 ** 2
     assert limits(pairs) == pytest.approx((-z2 / (40 + z2), z2 / (40 + z2)), rel=1e-4)
+    same = statistics.hierarchical(np.zeros(40), seeds=ids % 4, signed=True)
+    assert limits(same) == pytest.approx(limits(pairs))
 
 
 def test_any_statistic_of_weighted_rows():

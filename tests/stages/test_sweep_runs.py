@@ -278,6 +278,31 @@ def test_a_failure_stops_only_what_needs_it(run):
     assert '3 done, 1 failed, 2 not run' in shown and not (folder / 'c').exists()
 
 
+def test_what_another_process_does_is_waited_for(run, tmp_path):
+    lock = open(tmp_path / 'runs' / '.a.lock', 'w', encoding='utf-8')
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def elsewhere():
+        (tmp_path / 'runs' / 'a' / 'done.json').write_text('{"seconds": 2.0}')
+        lock.close()
+
+    timer = threading.Timer(0.5, elsewhere)
+    timer.start()
+    code, state, shown, folder = run({'a': ((), 0, 9), 'b': (('a',), 0, 0), 'c': (('b',), 0, 0)})
+    timer.join()
+    assert code == 0 and set(state.values()) == {'done'}
+    assert not (folder / 'a' / 'starts').exists() and (folder / 'c' / 'starts').exists()
+    assert shown.count('waiting  job a (a): another process runs it') == 1
+    assert 'done     job a (a) by another process' in shown
+
+
+def test_a_job_that_is_all_there_is_has_all_cores(run):
+    *_, folder = run({'a': ((), 0, 0), 'b': (('a',), 0, 0), 'c': (('a',), 0, 0)})
+    cores = {name: len(re.findall(r'\d+', (folder / name / 'log.txt').read_text().split(']')[0]))
+             for name in 'abc'}
+    assert cores['a'] == len(os.sched_getaffinity(0)) >= cores['b'] + cores['c'] - 1
+
+
 def test_an_end_without_a_mark_or_by_a_signal_is_a_failure(run, monkeypatch):
     command = [sys.executable, '-S', '-c', 'pass']
     monkeypatch.setattr(job_runs.JobRun, 'command', lambda self: command)
@@ -408,7 +433,7 @@ def test_two_arms_of_pretraining(tmp_path, text, shared_cache):
               *runs.overrides(tokenizer__kind='byte', tokenizer__vocab_size=288,
                               metrics__tensorboard=False, train__num_steps=4,
                               sample__prompts='()')],
-             JAXLLM_CACHE=str(shared_cache))
+             JAXLLM_CACHE=str(shared_cache), XLA_FLAGS='--xla_backend_optimization_level=0')
     table = json.loads((workdir / 'sweep.json').read_text())
     low, high = [workdir / run['steps']['pretrain'] for run in table['runs']]
     assert runs.losses(low).keys() == runs.losses(high).keys()

@@ -5,30 +5,34 @@ import json
 import pytest
 import runs
 
+from jaxllm import config as configs
+from jaxllm.config import section
 from jaxllm.data.records import SourceSpec
+from jaxllm.stages import corpus, pretrain
 from jaxllm.world import documents
 from jaxllm.world.atlas import atlas
 from jaxllm.world.spec import Intervention, WorldSpec
 
 WORLD = runs.ROOT / 'experiments' / 'world.py'
-SHORT = dict(train__num_steps=4, train__log_every=1, train__save_every=2, train__eval_every=2,
-             train__sample_every=4, metrics__tensorboard=False,
-             data__sources__documents__max_documents=0, tokenizer__kind='byte',
-             tokenizer__vocab_size=288)
 
 
-def arguments(workdir, arg='', **values):
-    config = f'{runs.PRETRAIN}:smoke,world=nano' + (f',{arg}' if arg else '')
-    return ['run', f'--config={config}', f'--workdir={workdir}',
-            *runs.overrides(**SHORT | values)]
+def stores_of(folder, max_documents=0):
+    """The stores of a world run with a tokenizer of bytes, without the training."""
+    config = configs.load([f'--config={runs.PRETRAIN}:world=nano', *runs.overrides(
+        tokenizer__kind='byte', tokenizer__vocab_size=288,
+        data__sources__documents__max_documents=max_documents)])
+    specs = corpus.source_specs(config)
+    tokenizer = corpus.make_tokenizer(
+        section(corpus.TokenizerConfig, config.tokenizer, 'tokenizer'), specs,
+        folder / 'tokenizer')
+    return corpus.make_stores(config.data, specs, tokenizer, folder / 'data')
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory, shared_cache):
-    """A short run on all documents of the world."""
-    workdir = tmp_path_factory.mktemp('world') / 'run'
-    runs.run(arguments(workdir), JAXLLM_CACHE=str(shared_cache))
-    return workdir
+def store(tmp_path_factory, shared_cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('JAXLLM_CACHE', str(shared_cache))
+        return stores_of(tmp_path_factory.mktemp('world'))['documents']
 
 
 @pytest.fixture(scope='module')
@@ -36,36 +40,40 @@ def rows():
     return list(documents.rows(atlas(0, 'nano')))
 
 
-def stored(workdir, name):
-    folder = workdir / 'data' / 'stores' / name
-    return [json.loads(line) for line in open(folder / 'train.documents.jsonl', encoding='utf-8')]
+def ids(split):
+    lines = (split.folder / f'{split.name}.documents.jsonl').read_text().splitlines()
+    return [json.loads(line)['id'] for line in lines]
 
 
-def test_every_training_document_is_trained_on_under_its_id(run, rows):
-    found = stored(run, 'documents')
-    assert [line['id'] for line in found] == [row['id'] for row in rows if row['split'] == 'train']
-    assert {line['license'] for line in found} == {'CC0-1.0'}
-    (row,) = json.loads((run / 'data' / 'summary.json').read_text())
-    assert row['documents'] == len(rows) - sum(row['split'] == 'test' for row in rows)
+def test_every_training_document_is_trained_on_under_its_id(store, rows):
+    assert ids(store.train) == [row['id'] for row in rows if row['split'] == 'train']
 
 
-def test_validation_is_on_held_out_wordings(run, rows):
+def test_validation_is_on_held_out_wordings(store, rows):
     by_id = {row['id']: row for row in rows}
-    held_out = [by_id[line['id']] for line in stored(run, 'documents.validation')]
-    assert held_out and all(row['held_out'] for row in held_out)
-    trained = {by_id[line['id']]['text'] for line in stored(run, 'documents')}
-    assert not trained & {row['text'] for row in held_out}
-    evals = runs.records(run, 'eval')
-    assert {'val/loss', 'val/documents/bits_per_byte'} <= evals[-1].keys()
-    assert evals[-1]['val/loss'] < evals[0]['val/loss']
+    held_out = [by_id[key] for key in ids(store.validation)]
+    assert len(held_out) > 1000 and all(row['held_out'] for row in held_out)
+    trained = {by_id[key]['text'] for key in ids(store.train)}
+    assert len(trained) > 10_000 and not trained & {row['text'] for row in held_out}
 
 
-def test_a_run_does_not_depend_on_where_the_cache_is(run, tmp_path, monkeypatch):
+def test_a_store_does_not_depend_on_where_the_cache_is(store, tmp_path, monkeypatch):
+    here = stores_of(tmp_path / 'here', 50)['documents']
     monkeypatch.setenv('JAXLLM_CACHE', str(tmp_path / 'elsewhere'))
-    assert runs.run_here(arguments(tmp_path / 'run')) == 0
-    read = lambda workdir: json.loads((workdir / 'lineage.json').read_text())
-    assert read(tmp_path / 'run')['data'] == read(run)['data']
-    assert read(tmp_path / 'run')['fingerprint'] == read(run)['fingerprint']
+    other = stores_of(tmp_path / 'there', 50)['documents']
+    assert [path.name for path in (tmp_path / 'elsewhere' / 'worlds').glob('*/tfds/*')] == [
+        'documents']  # and nothing that pre-training does not read
+    assert other.train.fingerprint == here.train.fingerprint != store.train.fingerprint
+    assert other.validation.fingerprint == here.validation.fingerprint
+    (tmp_path / 'elsewhere').rename(tmp_path / 'gone')
+    again = stores_of(tmp_path / 'there', 50)['documents']
+    assert again.train.fingerprint == here.train.fingerprint
+    assert not (tmp_path / 'elsewhere').exists()  # a run that goes on needs the world no more
+
+
+def arguments(workdir, arg='', **values):
+    config = f'{runs.PRETRAIN}:smoke,world=nano' + (f',{arg}' if arg else '')
+    return ['run', f'--config={config}', f'--workdir={workdir}', *runs.overrides(**values)]
 
 
 def test_the_fingerprint_of_a_source_is_that_of_its_world():
@@ -75,19 +83,33 @@ def test_the_fingerprint_of_a_source_is_that_of_its_world():
     assert len(found) == 3 and source().fingerprint in found
 
 
-def test_a_dry_run_makes_no_world(tmp_path, monkeypatch, capsys):
+def test_the_world_is_not_made_before_the_run_starts(tmp_path, monkeypatch):
     monkeypatch.setenv('JAXLLM_CACHE', str(tmp_path / 'cache'))
-    assert runs.run_here([*arguments(tmp_path / 'run'), '--dry_run']) == 0
-    assert '"scale": "nano"' in capsys.readouterr().out
-    assert not (tmp_path / 'cache' / 'worlds').exists() and not (tmp_path / 'run').exists()
+    pretrain.prepare(configs.load([f'--config={runs.PRETRAIN}:smoke,world=nano']))
+    assert not (tmp_path / 'cache').exists()
 
 
-def test_real_text_has_its_share_of_the_tokens(tmp_path, text):
+def test_the_world_follows_the_seed_and_validation_the_length():
+    load = lambda *options: configs.load([f'--config={runs.PRETRAIN}:world=nano,mix=0.2', *options])
+    config = load('--config.seed=5', '--config.train.num_steps=70')
+    assert (config.world.seed, config.train.eval_every) == (5, 70)
+    config = load('--config.world.seed=5')  # another world for the same initialisation
+    assert (config.world.seed, config.seed) == (5, 0)
+    weights = {name: source.weight for name, source in config.data.sources.items()}
+    assert weights == pytest.approx({'documents': 0.8, 'docstrings': 0.4 / 3, 'topics': 0.2 / 3})
+    assert config.model.d_model == 128 and config.model.num_layers == 2
+
+
+def test_a_run_on_a_world_and_real_text(tmp_path, text):
     workdir = tmp_path / 'run'
-    assert runs.run_here(arguments(workdir, f'mix=0.25,text={text}')) == 0
+    assert runs.run_here(arguments(workdir, f'mix=0.25,text={text}', tokenizer__kind='byte',
+                                   tokenizer__vocab_size=288, metrics__tensorboard=False)) == 0
     shares = {row['source']: row['share']
               for row in json.loads((workdir / 'data' / 'summary.json').read_text())}
     assert shares == {'documents': 0.75, 'text': 0.25}
+    evals = runs.records(workdir, 'eval')
+    assert {'val/documents/loss', 'val/text/loss'} <= evals[-1].keys()
+    assert evals[-1]['val/documents/loss'] < evals[0]['val/documents/loss']
 
 
 def refused(capsys, arguments, *parts):
@@ -133,11 +155,24 @@ def test_the_world_stage_publishes_and_goes_on(tmp_path, capsys):
 
 @pytest.mark.parametrize('options, parts', [
     (dict(world__scale='nan'), ["'nan'", 'nano']),
-    (dict(world__scale='tpu'), ['memory']),
     (dict(publish__names="('persons',)"), ["'persons'", 'people']),
     (dict(world__intervention__kind='source_volume', world__intervention__how='reassign',
           world__intervention__factor=4.0, world__intervention__target='Daily Nothing'),
-     ["'Daily Nothing'"]),
+     ["'Daily Nothing'", 's15']),
 ])
 def test_what_no_world_can_be_is_refused(options, parts, tmp_path, capsys):
     refused(capsys, world(tmp_path / 'run', **options), *parts)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_world_that_does_not_fit_memory_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('jaxllm.stages.world.available_memory', lambda: 2**20)
+    refused(capsys, world(tmp_path / 'run'), 'memory', "'nano'", 'GiB')
+
+
+def test_a_dry_run_of_the_world_counts(capsys):
+    assert runs.run_here(['run', f'--config={WORLD}', '--dry_run']) == 0
+    out = capsys.readouterr().out
+    # 32 people in each of the bins 0, 1, 2, 4, 8, 16, 32, 64; four attributes.
+    assert 'people      256\n' in out and f'documents   {32 * 127 * 4:,} that' in out
+    assert 'memory' in out and 'counts' in out

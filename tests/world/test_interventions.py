@@ -79,18 +79,18 @@ def test_one_wording_keeps_the_number_of_documents(base):
     world, rows = rendered(Intervention('one_wording', share=0.5))
     removed, changed, added = difference(base[1], rows)
     assert not removed and not added
-    people, names = world.truth.people, treated_names(world)
+    people, documents_about = world.truth.people, about(rows, treated_names(world))
     assert [int(np.sum(people.treated[people.planned == f])) for f in (1, 8, 64)] == [16, 16, 16]
-    assert changed <= about(rows, names)
+    assert changed <= documents_about
     wordings = collections.defaultdict(set)
     for row in rows:
-        if row['id'] in about(rows, names):
+        if row['id'] in documents_about:
             wordings[row['subject'], row['attribute']].add((row['format'] in ('prose', 'header'),
                                                             row['template']))
     assert {len(found) for found in wordings.values()} == {1}
     assert all(next(iter(found))[0] for found in wordings.values())
     np.testing.assert_array_equal(world.true_counts, base[0].true_counts)
-    assert len(changed) > 0.7 * len(about(rows, names))
+    assert len(changed) > 0.7 * len(documents_about)
 
 
 def test_skew_is_exact_and_touches_only_jobs_of_the_group(base):
@@ -99,7 +99,10 @@ def test_skew_is_exact_and_touches_only_jobs_of_the_group(base):
     people = world.truth.people
     jobs, group = people.values['job'], people.group
     assert np.mean(jobs[group == 0] == 0) == pytest.approx(0.7, abs=0.005)
-    np.testing.assert_array_equal(jobs[group != 0], base[0].truth.people.values['job'][group != 0])
+    usual = base[0].truth.people.values['job']
+    np.testing.assert_array_equal(jobs[group != 0], usual[group != 0])
+    others = (jobs != 0) & (usual != 0)     # who is not moved to the first job keeps the own one
+    np.testing.assert_array_equal(jobs[others], usual[others])
     assert not removed and not added
     names = treated_names(world)
     old = {r['id']: r for r in base[1]}
@@ -108,8 +111,9 @@ def test_skew_is_exact_and_touches_only_jobs_of_the_group(base):
     assert all(old[i]['true'] == r['true'] for i, r in {r['id']: r for r in rows}.items())
 
 
-@pytest.mark.parametrize('target', ['s3', 's8'])
-def test_reassign_gives_documents_to_the_source_and_to_no_other(base, target):
+@pytest.mark.parametrize('weight', [1, 4])
+def test_reassign_gives_documents_to_the_source_and_to_no_other(base, weight):
+    target = f's{np.flatnonzero(base[0].truth.sources.weights == weight)[1]}'
     world, rows = rendered(Intervention('source_volume', target, factor=4.0, how='reassign'))
     removed, changed, added = difference(base[1], rows)
     name = world.truth.sources.names[int(target[1:])]
@@ -119,7 +123,7 @@ def test_reassign_gives_documents_to_the_source_and_to_no_other(base, target):
     assert {new[i]['subject'] for i in changed} == treated_names(world)
     number = int(target[1:])
     grown = world.counts[:, :, number].sum() / base[0].counts[:, :, number].sum()
-    assert 1.3 < grown < 4
+    assert 1.1 < grown < 4
     np.testing.assert_array_equal(world.true_counts, base[0].true_counts)
 
 

@@ -3,13 +3,15 @@
 import json
 import multiprocessing
 import os
+from collections import Counter
 
 import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxllm.errors import InputError
-from jaxllm.world import cards, meanings, publish, written
+from jaxllm.world import cards, documents, meanings, publish, tables, written
+from jaxllm.world.atlas import atlas
 from jaxllm.world.datasets import DATASETS
 from jaxllm.world.spec import Intervention, WorldSpec
 
@@ -76,9 +78,9 @@ def test_tfds_and_json_lines_hold_the_same_rows(tmp_path):
 
 
 def test_rows_are_kept_as_tfds_keeps_them():
-    features = written.features(FIELDS)
+    features, serialize = written.features(FIELDS), written.serializer(FIELDS)
     for row in rows(None):
-        ours = tf_example_pb2.Example.FromString(written.serialize(row, FIELDS))
+        ours = tf_example_pb2.Example.FromString(serialize(row))
         theirs = features.serialize_example(features.encode_example(row))
         assert ours == tf_example_pb2.Example.FromString(theirs)
 
@@ -216,6 +218,34 @@ def test_every_dataset_has_a_card_that_explains_every_field(name):
     for part in ('| train | 1,234 | `abc123` |', 'seed 3', 'scale nano', 'kind skew, target A',
                  SPEC.fingerprint, '## Limits', '## Use', 'CC0-1.0'):
         assert part in card
+
+
+def test_the_truth_tables_agree_with_the_documents():
+    world = atlas(1, 'nano', Intervention('dirt', 'all', factor=2.0))
+    told, false, copies = Counter(), Counter(), Counter()
+    for row in documents.rows(world):
+        if row['kind'] != 'fact' or row['split'] != 'train' or row['near_duplicate_of']:
+            continue
+        key = row['subject'], row['attribute']
+        if row['duplicate_of']:
+            copies[key] += 1
+        elif row['true']:
+            told[*key, row['source']] += 1
+        else:
+            false[key] += 1
+    got = Counter()
+    for row in tables.counts(world):
+        key = row['subject'], row['attribute']
+        got.update({(*key, source): n for source, n in zip(row['sources'], row['documents'],
+                                                           strict=True)})
+        assert (row['false_documents'], row['copies']) == (false[key], copies[key])
+    assert got == told and false and copies
+    people = {row['name']: row for row in tables.people(world)}
+    per_fact = Counter()
+    for (subject, attribute, _), n in told.items():
+        per_fact[subject, attribute] += n
+    for name, row in people.items():
+        assert row['seen'] == min(per_fact[name, attribute] for attribute in row['attributes'])
 
 
 def test_a_field_without_a_meaning_is_an_error():

@@ -56,8 +56,9 @@ def tables(world):
 DEPENDENTS = {
     'names': {'names', 'last names', 'cities'},
     'facts': {'jobs', 'values', 'firm city', 'brand quality'},
-    # Last names belong to groups; splits are stratified by group; splits decide who is in questions.
-    'groups': {'group', 'viewpoint', 'names', 'last names', 'split', 'frame'},
+    # A last name belongs to a group; splits are stratified by group and decide who is asked
+    # about in documents.
+    'groups': {'group', 'viewpoint', 'names', 'split', 'frame'},
     'sources': {'papers', 'support', 'source'},
     'source_factors': {'factors', 'support', 'source'},
     'doc_plan': {'support', 'source', 'order'},
@@ -104,7 +105,7 @@ def test_ordinary_words_never_contain_each_other():
 
 
 def test_every_job_takes_the_article_a():
-    assert [job for job in names.JOBS if job[0] in 'aeiou' or job.startswith(('hono', 'hour'))] == []
+    assert [job for job in names.JOBS if job[0] in 'aeiou' or job.startswith('ho')] == []
 
 
 def test_ordinals():
@@ -122,7 +123,7 @@ def test_groups_and_splits_are_even_in_every_bin(worlds):
             members = people.planned == one
             assert abs(np.sum(people.split[members] == 0) - 16) <= 1
             assert abs(np.sum(people.contested[members]) - 8) <= 1
-            assert abs(np.sum(people.group[members] == 0) - 17.6) <= 1.6
+            assert abs(np.sum(people.group[members] == 0) - 17.6) <= 2
 
 
 def test_names_are_unique_and_tell_the_group(worlds):
@@ -157,7 +158,7 @@ def test_support_respects_topics_and_contested_people(worlds):
         assert set(t.sources.topics.sum(axis=1)) == {1, 4}
         low = t.sources.factors['consistency'][t.support] == 0
         assert low[t.people.contested].all()
-        assert 0.25 < low[~t.people.contested].mean() < 0.42
+        assert 0.2 < low[~t.people.contested].mean() < 0.4
 
 
 def test_volume_changes_documents_and_other_factors_do_not():
@@ -170,7 +171,7 @@ def test_volume_changes_documents_and_other_factors_do_not():
     effect = {name: total[level == 1].mean() - total[level == 0].mean()
               for name, level in zip(truth.FACTORS, levels)}
     assert effect.pop('volume') > 0.6
-    assert all(abs(value) < 0.3 for value in effect.values()), effect
+    assert all(abs(value) < 0.15 for value in effect.values()), effect
 
 
 def test_planned_exposures_are_exact(worlds):
@@ -214,8 +215,6 @@ def test_tables_of_wordings_have_the_sizes_that_the_plan_relies_on():
         assert [w.format for w in wordings] == ['prose'] * 8 + ['list', 'table'] + ['prose'] * 2
         assert [w.held_out for w in wordings] == [False] * 10 + [True] * 2
         assert all('{name}' in w.text.split('{value}')[0] for w in wordings)
-        assert all(w.text.endswith('{value}') for w in wordings if w.format == 'prose'
-                   and 'same paper' not in w.text and 'mean one paper' not in w.text)
         assert len({w.text for w in wordings}) == 12
     for questions in templates.QUESTIONS.values():
         assert [q.held_out for q in questions] == [False, False, False, True]

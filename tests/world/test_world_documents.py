@@ -188,12 +188,12 @@ def test_grammar(rows):
     for row in rows:
         text = row['text']
         assert text == text.strip() and '  ' not in text and '{' not in text, text
-        assert not re.search(r'\ba [aeiou](?!ne)|\ban [^aeiou\W]', text), text
+        assert not re.search(r'\ba [aeiou](?!ne)|\ban (?!hour)[^aeiou\W]', text), text
         assert text[0].isupper() or text[0] in '-N' or row['kind'] == 'spam', text
         if row['format'] == 'prose' and row['kind'] == 'fact' and row['quality'] == 'clean':
             assert text.endswith(('.', '(repost)', '[edited]', '(copy)')), text
             if not row['near_duplicate_of']:
-                assert 3 <= len(text.split()) <= 18, text
+                assert 3 <= len(text.split()) <= 20, text
 
 
 def test_unsafe_documents_are_about_invented_hazards(rows):
