@@ -27,9 +27,10 @@ def get_config(arg=''):
     config.items_file = ''  # JSONL of your own multiple-choice items
     config.text = ''   # your own text for bits per byte: a file or folder
     config.settings = ml_collections.ConfigDict(dict(
-        split='test', max_items=0, max_requests=100, max_documents=200, max_passages=500,
-        max_new_tokens=24, max_response_tokens=64, template='Question: {prompt}\nAnswer:',
-        confident_at=0.5, seeds=4, temperature=0.7, prefix_tokens=8, next_tokens=12,
+        split='test', wordings='all', max_items=0, max_requests=100, max_documents=200,
+        max_passages=500, max_new_tokens=24, max_response_tokens=64,
+        template='Question: {prompt}\nAnswer:', confident_at=0.5, seeds=4,
+        temperature=0.7, prefix_tokens=8, next_tokens=12,
         score_batch=1024, generate_batch=256, draws=2000))
     if not arg.smoke:
         return config

@@ -84,11 +84,10 @@ def _text_sources(text, **weights):
 def _of_world(config, arg):
     """Learns a synthetic world instead, and `mix` of real text.
 
-    It trains on all of the world's training documents and validates on facts told in held-out
-    wordings. Documents held out by chance would change how often each fact is told, and other
-    tellings of their facts would be trained on. It validates at the start and at the end: the more
-    sure a model is of the wordings it knows, the worse it finds new ones, so that the lowest loss
-    on the way is not the checkpoint that knows most.
+    It trains on all of the world's training documents and validates on the same facts, told once
+    more in texts of the same kind: training documents held out by chance would change how often
+    each fact is told. Texts in new wordings are for evaluation: the more sure a model is of the
+    wordings it knows, the less it likes new ones, however well it knows the facts.
     """
     if arg.world not in WORLD_STEPS:
         raise InputError(f'world={arg.world!r} is unknown; use one of {", ".join(WORLD_STEPS)}')
@@ -106,7 +105,6 @@ def _of_world(config, arg):
         intervention=dict(kind='none', target='', exposures=0, share=0.0, factor=1.0, how='')))
     config.tokenizer.vocab_size = 1024
     config.train.num_steps = WORLD_STEPS[arg.world]
-    config.train.eval_every = config.train.get_oneway_ref('num_steps')
     config.sample.prompts = 'Question:', 'The home of', 'By profession,', '- Name:'
 
 

@@ -40,10 +40,12 @@ def get_config(arg=''):
     arg = parse_arg(arg, smoke=False, scale='nano', size='')
     smoke = 'smoke,' if arg.smoke else ''
     base = load_file(f'{FILES / "pretrain.py"}:{smoke}world={arg.scale},size={arg.size}')
-    base.train.update(sample_every=0, eval_every=base.train.num_steps)
-    evaluate = load_file(f'{FILES / "evaluate.py"}:{smoke}run=@base')
-    evaluate.suites = 'recall', 'perplexity'
-    evaluate.settings.split = 'all'
+    base.train.sample_every = 0
+    evaluate = load_file(str(FILES / 'evaluate.py'))
+    evaluate.run, evaluate.suites = '@base', ('recall', 'perplexity')
+    evaluate.settings.update(split='all', wordings='held_out')
+    if arg.smoke:
+        evaluate.settings.update(max_items=64, max_documents=4, draws=200)
     config = ml_collections.ConfigDict()
     config.stage = 'jaxllm.stages.chain'
     config.seed = 0
@@ -66,8 +68,8 @@ def get_rules():
     """Stated before the runs; the thresholds come from a pilot with other text and another
     tokenizer."""
     return [
-        Rule('gain per doubling', 'Recall grows by at least 8 points per doubling of the documents.',
-             effects.of('natural', effects.slope(**ASKED)), delta=0.08),
+        Rule('gain per doubling', 'Recall grows by at least 8 points per doubling of the '
+             'documents.', effects.of('natural', effects.slope(**ASKED)), delta=0.08),
         Rule('monotone', 'The rank correlation of recall with the number of documents is at least '
              '0.9.', effects.of('natural', effects.rank_correlation(by='planned', **ASKED)),
              delta=0.9),
@@ -80,7 +82,7 @@ def get_figures(rows):
     """Recall against the number of documents, per arm; people of all seeds."""
     series = [figures.Series(arm, tuple(_points(rows, arm)), colour=number, band=True)
               for number, arm in enumerate(('natural', 'deleted'))]
-    chance = np.mean([1 / size for size in _column(rows, 'natural', 'num_candidates')])
+    chance = float(np.mean(1 / _column(rows, 'natural', 'num_candidates')))
     return [figures.points('Recall', 'share of facts', series, scale='log2',
                            x_label='documents per fact, as planned', y_range=(0.0, 1.0),
                            reference=(chance, 'chance'))]

@@ -185,6 +185,33 @@ def difference(treated, control, statistic, other=None):
     return Effect(((treated, statistic), (control, other or statistic)), lambda a, b: a - b)
 
 
+@dataclasses.dataclass(frozen=True)
+class OnTreated(Effect):
+    """The mean of a column in `control` minus that in `treated`, over the same entities: those of
+    rows with `treated` true in the arm `treated`. (In `control` nobody is marked as treated.)"""
+    name: str = 'correct'
+    entity: str = 'subject'
+    where: tuple = ()
+
+    def moments(self, arms):
+        (control, _), (treated, _) = self.parts
+        for arm in (control, treated):
+            if arm not in arms:
+                raise InputError(f'no arm {arm!r}; the arms are {", ".join(map(repr, arms))}')
+        table = arms[treated]
+        kept = select(table, dict(self.where) | {'treated': True})
+        chosen = np.unique(column(table, self.entity)[kept])
+        statistic = mean(self.name, **dict(self.where) | {
+            self.entity: lambda values: np.isin(values, chosen)})
+        return [(arm, statistic(arms[arm])) for arm in (control, treated)]
+
+
+def on_treated(control, treated, name='correct', /, *, entity='subject', **where):
+    """What the treated entities lose by a treatment: control minus treated (see OnTreated)."""
+    return OnTreated(((control, None), (treated, None)), lambda a, b: a - b, name, entity,
+                     tuple(where.items()))
+
+
 def change(treated, control, treated_rows, control_rows):
     """Difference in differences: what the treated rows gain between arms beyond the other rows."""
     return Effect(((treated, treated_rows), (control, treated_rows),

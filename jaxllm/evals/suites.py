@@ -20,6 +20,7 @@ _MOST_SLICES = 40  # a tag with more values is no slice
 class Settings:
     """How models are asked; `config.settings`."""
     split: str             # people that are asked about: train, validation, test, or all
+    wordings: str          # of questions: those of training documents ('train'), 'held_out', 'all'
     max_items: int         # of each kind of question, evenly spread; 0 = all
     max_requests: int      # of each format of instructions; 0 = all
     max_documents: int     # per domain of bits per byte; 0 = all
@@ -38,6 +39,9 @@ class Settings:
 
     def __post_init__(self):
         world_items.check_split(self.split)
+        if self.wordings not in ('train', 'held_out', 'all'):
+            raise InputError(f'settings.wordings={self.wordings!r} is unknown; use train, held_out '
+                             'or all')
         least = {'max_items': 0, 'max_requests': 0, 'max_documents': 0, 'max_passages': 0,
                  'temperature': 0}
         for field in dataclasses.fields(self):
@@ -97,9 +101,13 @@ class Subject:
         chosen = []
         for kind in kinds:
             chosen += spread([item for item in self.questions
-                              if item.kind == kind and item.tags['style'] == style],
-                             self.settings.max_items)
+                              if item.kind == kind and item.tags['style'] == style
+                              and self._wanted(item)], self.settings.max_items)
         return chosen
+
+    def _wanted(self, item):
+        wordings = self.settings.wordings
+        return wordings == 'all' or item.tags['held_out'] == (wordings == 'held_out')
 
     def choices(self, items):
         """What `choice.choose` says of each item."""

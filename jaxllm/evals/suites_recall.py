@@ -48,7 +48,8 @@ def recall_suite(subject):
         result.rows += [
             row('recall', item, correct=ok, confidence=x['probs'].max(),
                 given=item.candidates[x['choice']],
-                gold_probability=round(float(x['probs'][item.gold]), 6))
+                gold_probability=round(float(x['probs'][item.gold]), 6),
+                num_candidates=len(item.candidates))
             for item, x, ok in zip(items, found, right, strict=True)]
     result.plots['recall'] = {name: curve for name in ('recall/restricted', 'recall/cloze')
                               if (curve := _curve(result, name))}

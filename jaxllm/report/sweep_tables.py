@@ -95,7 +95,8 @@ def paired_items(sweep, reference):
             values, clusters, of_seed = zip(*rows, strict=True)
             num = len(set(of_seed))
             found = statistics.hierarchical(
-                values, seeds=of_seed, clusters=np.array(clusters), resample_seeds=num >= 5)
+                values, seeds=of_seed, clusters=np.array(clusters), resample_seeds=num >= 5,
+                signed=True)
             cells[suite, arm] = interval(found.value, found.low, found.high, signed=True)
     return _grid(cells, others, {}) + _quiet(
         f'Share of right answers, arm minus {reference}, on the same items of the same seed; '

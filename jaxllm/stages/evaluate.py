@@ -17,8 +17,8 @@ from jaxllm.report.run import write_report
 from jaxllm.stages import artifact, lineage
 from jaxllm.train.checkpoint import has_checkpoint, load_params
 from jaxllm.train.progress import stage as say
+from jaxllm.world import spec
 from jaxllm.world.atlas import atlas
-from jaxllm.world.spec import Intervention
 
 
 def prepare(config):
@@ -66,13 +66,25 @@ def world_of(run):
     while run not in seen and (run / 'config.json').exists():
         seen.add(run)
         config = json.loads((run / 'config.json').read_text())
+        record = lineage.read_lineage(run)
         if config.get('world'):
+            _check_world(run, config['world'], record)
             return config['world']
-        parent = lineage.read_lineage(run)['parents'].get('init_from')
+        parent = record['parents'].get('init_from')
         if not parent:
             return None
         run = pathlib.Path(parent['run'])
     return None
+
+
+def _check_world(run, section_, record):
+    """Raises InputError if this code would generate another world than the run has learned."""
+    now = spec.WorldSpec(section_['seed'], section_['scale'],
+                         spec.Intervention(**section_['intervention'])).fingerprint
+    if record['world'] != now:
+        raise InputError(f'{run} has learned the world {record["world"]}, and this version of '
+                         f'jaxllm generates {now} from the same settings; evaluate it with the '
+                         f'version that made it ({record["git"] or "see its lineage.json"})')
 
 
 def describe(config):
@@ -147,7 +159,7 @@ def load(run, checkpoint):
 
 def world_from(section_):
     """The World of a config's world section."""
-    return atlas(section_['seed'], section_['scale'], Intervention(**section_['intervention']))
+    return atlas(section_['seed'], section_['scale'], spec.Intervention(**section_['intervention']))
 
 
 def _overlap(subject, names):

@@ -14,6 +14,7 @@ from jaxllm.models.config import model_config
 from jaxllm.objectives.lm import lm
 from jaxllm.stages import artifact, corpus, hooks, lineage, plan
 from jaxllm.stages.training import Trainer
+from jaxllm.stages.world import world_spec
 from jaxllm.train import flops
 from jaxllm.train.checkpoint import has_checkpoint
 from jaxllm.train.loop import Hooks
@@ -96,11 +97,12 @@ def run(config, workdir):
         if parent:
             params, step = artifact.load_weights(parent, trainer.params_like())
             start, roles = (lambda: params), {'init_from': (parent, step)}
+        world = {'world': world_spec(config.world).fingerprint} if 'world' in config else {}
         if jax.process_index() == 0:
             write_atomic(workdir / 'data' / 'summary.json', json.dumps(rows, indent=1))
             lineage.write_lineage(workdir, config, tokenizer=tokenizer.fingerprint,
                                   data=source.fingerprint, num_params=trainer.num_params,
-                                  roles=roles)
+                                  roles=roles, **world)
             say(f'{trainer.num_params:,} parameters, '
                 f'{sum(row["tokens"] for row in rows):,} tokens of text, '
                 f'{train.num_steps * train.batch_size * data.seq_len:,} to train on')

@@ -75,7 +75,7 @@ def _count(rows, shape, mask):
 def _counts(rows, scale):
     """The counts of World."""
     shape = (scale.people, len(scale.values))
-    fact = (rows['kind'] == plan.FACT) & (rows['variant'] != plan.HELD)
+    fact = (rows['kind'] == plan.FACT) & plan.trained_on(rows)
     copy, near = rows['variant'] == plan.COPY, rows['variant'] == plan.NEAR
     told = fact & ~copy & ~near & rows['true']
     keys = ((rows['subject'][told].astype(np.int64) * shape[1] + rows['attribute'][told])
@@ -118,8 +118,9 @@ def _rows(seed, scale, tables, change):
                         for rows in (facts, false))
     if change.kind == 'dirt' and change.target not in ('spam', 'unsafe'):
         treated = people.contested.copy()
-    background = plan.background(drawer)
-    clean = len(facts['kind']) + len(usual['kind']) + np.sum(background['variant'] != plan.HELD)
+    # What models are validated on is the same with and without an intervention on sources.
+    background = plan.background(plan.Drawer(seed, scale, tables, tables.sources.weights))
+    clean = len(facts['kind']) + len(usual['kind']) + np.sum(plan.trained_on(background))
     total = clean / (1 - scale.duplicates - scale.near_duplicates - scale.spam - scale.unsafe
                      - scale.benign)
     blocks = [facts, false, background, dirt.copies(drawer, facts, total, change),

@@ -14,7 +14,8 @@ DATASETS = {
         'everything that is wrong with some of them as labels: false, duplicated, misspelt, spam, '
         'unsafe.',
         'Pre-training, and research on filters, repetition, exposure and sources. The split '
-        '`validation` tells the same facts in wordings that `train` never uses.',
+        '`validation` tells the same facts in new texts of the kind that `train` has, `test` in '
+        'wordings that `train` never uses.',
         'Few kinds of sentence and a small vocabulary. A held-out wording measures whether a fact '
         'was learned, not whether English was.'),
     'questions': (

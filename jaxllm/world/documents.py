@@ -11,6 +11,7 @@ FIELDS = {
     'unsafe': 'bool', 'exposures': 'int', 'domain': 'str'}
 CHUNK = 8192        # rows of the plan that become Python numbers at a time
 
+_SPLITS = {plan.HELD: 'test', plan.RETOLD: 'validation'}
 _WORD = re.compile(r'\b[a-z]{5,}\b')
 _EDITS = (('typo',), ('start', 'Update: '), ('end', ' (repost)'), ('start', 'Again: '),
           ('end', ' [edited]'), ('start', 'Note: '))
@@ -195,14 +196,15 @@ class Renderer:
             if r['edited']:
                 text = _edited(text, r['noise'], r['copy'], protected)
         layout = plan.FORMATS[r['format']]
+        manner = 'new_wording' if held_out else layout
         return {
-            'id': name, 'split': 'validation' if held_out else 'train', 'text': text, 'kind': kind,
+            'id': name, 'split': _SPLITS.get(r['variant'], 'train'), 'text': text, 'kind': kind,
             'format': layout, 'subject': subject, 'attribute': attribute, 'value': value,
             'source': source, 'template': r['wording'], 'held_out': held_out, 'true': r['true'],
             'duplicate_of': origin if r['variant'] == plan.COPY else '',
             'near_duplicate_of': origin if r['variant'] == plan.NEAR else '',
             'quality': plan.QUALITIES[r['quality']], 'unsafe': r['harmful'],
-            'exposures': exposures, 'domain': f'{kind}/{layout}/english'}
+            'exposures': exposures, 'domain': f'{kind}/{manner}/english'}
 
 
 def _titled(title, text):

@@ -112,5 +112,5 @@ def added(drawer, facts, target, change):
 
 def removed(rows, treated):
     """Rows without the training documents about the treated people."""
-    about = (rows['kind'] == plan.FACT) & (rows['variant'] != plan.HELD)
+    about = (rows['kind'] == plan.FACT) & plan.trained_on(rows)
     return plan.take(rows, ~(about & treated[np.where(about, rows['subject'], 0)]))

@@ -33,7 +33,10 @@ MEANINGS = {
     'documents.quality': 'clean, typos or filler',
     'unsafe': 'whether it describes an invented hazard',
     'documents.exposures': 'planned number of documents about each fact of the subject',
-    'domain': 'what bits per byte are reported by: kind/format/language',
+    'documents.split': 'train; validation: facts told once more as training documents tell them; '
+                       'test: facts told in wordings that no training document has',
+    'domain': 'what bits per byte are reported by: kind/format/language; new_wording stands for '
+              'the format of the test split',
 
     'style': 'qa (a question) or cloze (the beginning of a document)',
     'questions.kind': 'direct, two_hop, unanswerable, source or brand',

@@ -69,6 +69,11 @@ _ENDS = {
 # Real words that the syllables can spell and that would not read as names.
 REAL = ('murder', 'murderer', 'sucker', 'bastard', 'butler', 'rapist', 'mother', 'father', 'sister',
         'corner', 'border', 'render', 'tender', 'lender', 'winter', 'summer', 'number', 'member')
+# Strings that no invented word may contain.
+_VULGAR = re.compile(
+    'anal|anus|arse|bitch|boob|cock|coon|crap|cum|cunt|dick|dyke|fag|fuck|gook|hitler|homo|idiot|'
+    'jap|kike|moron|nazi|negr|nigg|paki|penis|piss|porn|pube|rape|rapist|rectum|semen|sex|shag|'
+    'shit|slag|slut|spast|sperm|suck|teat|tit|turd|twat|vagin|vulv|wank|whor')
 _SHORT = ('first', 'brand')     # onset, vowel, middle, end; the others: onset, vowel, coda, end
 
 
@@ -96,7 +101,8 @@ class Book:
         self.parts.update(word[i:j] for i in range(len(word)) for j in range(i + 1, len(word) + 1))
 
     def _free(self, word):
-        return (not _HARSH.search(word) and word not in self.parts
+        return (not _HARSH.search(word) and not _VULGAR.search(word)
+                and word not in self.parts
                 and word not in self.forbidden
                 and not any(word[i:j] in self.words
                             for i in range(len(word)) for j in range(i + 3, len(word) + 1)))

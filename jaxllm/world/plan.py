@@ -11,8 +11,8 @@ FACT, FIRM_CITY, BRAND, SOURCE, SPAM, UNSAFE = range(len(KINDS))
 FORMATS = ('prose', 'list', 'table', 'qa', 'header')
 PROSE, LIST, TABLE, QA, HEADER = range(len(FORMATS))
 # What a document is to its fact; part of its id. MORE: added by an intervention.
-VARIANTS = ('', 'false', 'copy', 'near', 'held', 'more', 'new')
-ORIGINAL, FALSE, COPY, NEAR, HELD, MORE, NEW = range(len(VARIANTS))
+VARIANTS = ('', 'false', 'copy', 'near', 'held', 'more', 'new', 'retold')
+ORIGINAL, FALSE, COPY, NEAR, HELD, MORE, NEW, RETOLD = range(len(VARIANTS))
 QUALITIES = ('clean', 'typos', 'filler')
 OTHER_ATTRIBUTES = ('firm_city', 'category', 'rank', 'topic', 'alias')
 
@@ -27,6 +27,8 @@ COLUMNS = {
     'alias': (np.int8, 0), 'format': (np.int8, 0), 'wording': (np.int8, 0), 'frame': (np.int8, 0),
     'quality': (np.int8, 0), 'edited': (np.bool_, False), 'copied': (np.int8, 0),
     'true': (np.bool_, True), 'harmful': (np.bool_, False), 'noise': (np.uint32, 0)}
+# A place in the walk over the texts of a fact (320 or more) that no training document reaches.
+RETOLD_STEP = 319
 IDENTITY = ('kind', 'variant', 'subject', 'attribute', 'serial', 'detail', 'copied', 'copy')
 ROW_BYTES = sum(np.dtype(dtype).itemsize for dtype, _ in COLUMNS.values())
 
@@ -202,14 +204,31 @@ def _plain(kind, attribute, subject, times, drawer, **given):
 
 
 def held_out(kind, subject, attribute, **given):
-    """Each fact in the two held-out wordings, bare: the validation documents."""
+    """Each fact in the two held-out wordings, bare: the test documents."""
     count = len(subject)
     return join([block(count, kind=kind, variant=HELD, subject=subject, attribute=attribute,
                        serial=number, wording=10 + number, **given) for number in range(2)])
 
 
+def trained_on(rows):
+    """bool [rows]: documents of the training split."""
+    return ~np.isin(rows['variant'], (HELD, RETOLD))
+
+
+def _retold(drawer, person, attribute):
+    """The validation documents: facts that training documents tell, told once more like them, in
+    a text that none of them has."""
+    told = drawer.truth.people.planned[person] > 0
+    person, attribute = person[told], attribute[told]
+    serial = np.full(len(person), RETOLD_STEP)
+    return drawer.worded(block(
+        len(person), kind=FACT, variant=RETOLD, subject=person, attribute=attribute, serial=serial,
+        value=drawer.values(person, attribute), source=drawer.sources(person, attribute, serial)),
+        serial)
+
+
 def background(drawer):
-    """Documents about firms, brands and sources, and all validation documents."""
+    """Documents about firms, brands and sources, and all that are not trained on."""
     scale, truth = drawer.scale, drawer.truth
     code = {name: i for i, name in enumerate(attribute_names(scale))}
     brands, firms = truth.brands, np.arange(len(truth.firm_city))
@@ -231,5 +250,5 @@ def background(drawer):
     attributes = len(scale.values)
     person = np.repeat(np.arange(scale.held_out_people), attributes)
     attribute = np.tile(np.arange(attributes), scale.held_out_people)
-    return join([*blocks, held_out(FACT, person, attribute,
-                                   value=drawer.values(person, attribute))])
+    return join([*blocks, _retold(drawer, person, attribute), held_out(
+        FACT, person, attribute, value=drawer.values(person, attribute))])

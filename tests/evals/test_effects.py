@@ -97,3 +97,15 @@ def test_names_what_is_missing():
         effects.mean(planned=3)(SMALL)
     with pytest.raises(InputError, match="no arm 'rlhf'; the arms are 'base'"):
         effects.of('rlhf', effects.mean())({'base': SMALL})
+
+
+def test_the_treated_of_one_arm_are_looked_up_in_the_other():
+    """a and b are treated: 3 of 4 right without the treatment, 1 of 4 with it; c does not count."""
+    subject = ['a', 'a', 'b', 'b', 'c']
+    arms = {'plain': table(subject=subject, correct=[1, 1, 1, 0, 0], treated=[False] * 5),
+            'cut': table(subject=subject, correct=[0, 0, 1, 0, 1],
+                         treated=[True, True, True, True, False])}
+    assert effects.on_treated('plain', 'cut')(arms) == pytest.approx(0.75 - 0.25)
+    assert effects.on_treated('plain', 'cut', subject='b')(arms) == pytest.approx(0.0)
+    with pytest.raises(InputError, match="no arm 'other'"):
+        effects.on_treated('plain', 'other')(arms)

@@ -64,7 +64,7 @@ def test_delete_removes_all_training_documents_of_the_treated(base):
     np.testing.assert_array_equal(people.seen[~people.treated], people.planned[~people.treated])
     for column in (world.counts, world.false_counts, world.copies, world.near_copies):
         assert column[people.treated].sum() == 0
-    held = {r['subject'] for r in rows if r['split'] == 'validation'}
+    held = {r['subject'] for r in rows if r['split'] == 'test'}
     assert treated_names(world) <= held
 
 

@@ -41,7 +41,7 @@ def test_rows_have_exactly_the_fields(rows):
         for name, kind in documents.FIELDS.items():
             assert type(row[name]) is types[kind], (name, row)
     assert len({row['id'] for row in rows}) == len(rows)
-    assert {row['split'] for row in rows} == {'train', 'validation'}
+    assert {row['split'] for row in rows} == {'train', 'validation', 'test'}
 
 
 def test_nano_takes_less_than_two_seconds():
@@ -126,9 +126,21 @@ def test_copies_are_exact_and_near_copies_are_edited_a_little(rows, by_id):
     assert 10 <= counts[1] and counts[-1] <= 50     # the last one is cut to meet the share
 
 
-def test_validation_documents_are_held_out_wordings_of_every_fact(world, rows):
+def test_validation_documents_tell_known_facts_in_new_texts_of_the_same_kind(world, rows):
+    told = [r for r in rows if r['split'] == 'validation']
+    people = world.truth.people
+    assert {(r['subject'], r['attribute']) for r in told} == {
+        (name, attribute) for name, planned in zip(people.names, people.planned.tolist())
+        if planned for attribute in world.truth.attributes}
+    assert len(told) == 224 * 4 and all(r['true'] and not r['held_out'] for r in told)
+    trained = {r['text'] for r in rows if r['split'] == 'train'}
+    assert not any(r['text'] in trained for r in told)
+    assert {r['domain'] for r in told} <= {r['domain'] for r in rows if r['split'] == 'train'}
+
+
+def test_test_documents_are_held_out_wordings_of_every_fact(world, rows):
     train = {w.text for ws in templates.DOCUMENTS.values() for w in ws if not w.held_out}
-    held = [r for r in rows if r['split'] == 'validation']
+    held = [r for r in rows if r['split'] == 'test']
     assert all(r['held_out'] and r['true'] and r['quality'] == 'clean' for r in held)
     assert not any(r['held_out'] for r in rows if r['split'] == 'train')
     per_kind = collections.Counter(r['kind'] for r in held)
