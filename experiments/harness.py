@@ -24,6 +24,7 @@ def get_config(arg=''):
         stage='jaxllm.stages.harness',
         seed=0,
         run='',                          # the run directory of a model
+        checkpoint='last',               # or 'best', by validation loss
         tasks=str(_HERE / 'tasks'),
         limit=0,                         # items of each task, at most; 0 = all
         num_fewshot=-1,                  # worked examples before each item; -1 = as the task says

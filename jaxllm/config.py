@@ -7,7 +7,9 @@ module, `stages`, `main` and the experiment files see a ConfigDict; everything e
 values.
 """
 
+import contextlib
 import difflib
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -268,8 +270,22 @@ def claim_workdir(workdir, config):
     write_atomic(file, to_json(config))
 
 
+@contextlib.contextmanager
+def one_builder(path):
+    """A lock across the processes of a machine on what is built at `path`: the first builds it, the
+    others find it built. The kernel frees the lock of a dead process. On machines that share no
+    disk, each builds its own copy, the same one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.parent / f'.{path.name}.lock', 'w', encoding='utf-8') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def write_atomic(path, text):
-    """Writes a text file so that it is there whole or not at all."""
+    """Writes a text file so that it is there whole or not at all, also after a loss of power."""
     partial = path.with_name(path.name + '.partial')
-    partial.write_text(text, encoding='utf-8')
+    with open(partial, 'w', encoding='utf-8') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     partial.rename(path)

@@ -70,10 +70,10 @@ def _short(value):
 
 def check_arms(arms):
     """Raises InputError unless these are arms, each of its own name. Returns them as a tuple."""
+    if not isinstance(arms, (list, tuple)) or not arms:
+        raise InputError(f'get_sweep() returned {arms!r}; expected a list of '
+                         "{'name': ..., 'set': {'config.key': value}}, with one arm at least")
     arms = tuple(arms)
-    if not arms:
-        raise InputError('the sweep has no arms; get_sweep() returns a list of '
-                         "{'name': ..., 'set': {'config.key': value}}")
     for arm in arms:
         if not (isinstance(arm, dict) and arm.keys() == {'name', 'set'}
                 and isinstance(arm['name'], str) and isinstance(arm['set'], dict)):

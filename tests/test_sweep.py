@@ -40,7 +40,8 @@ def test_zipped_and_chained():
 
 
 @pytest.mark.parametrize('arms, message', [
-    ([], 'no arms'),
+    ([], r'returned \[\]; expected a list'),
+    (None, 'returned None; expected a list'),
     ([{'name': 'a'}], 'is no arm'),
     (['a'], 'is no arm'),
     ([{'name': 'a', 'set': {}}, {'name': 'b', 'set': {}}, {'name': 'a', 'set': {'x': 1}}],

@@ -134,21 +134,6 @@ def risk_coverage(confidence, correct):
     return (answered / len(order))[last], (np.cumsum(correct[order]) / answered)[last]
 
 
-def selective_accuracy(confidence, correct, coverage):
-    """Accuracy over the most confident `coverage` share of the answers.
-
-    Where ties straddle the share, the tied answers count with their mean accuracy.
-    """
-    confidence, correct = _checked(confidence, correct)
-    if not 0 < coverage <= 1:
-        raise InputError(f'coverage={coverage}; expected a share in (0, 1]')
-    wanted = coverage * len(correct)
-    shares, accuracies = risk_coverage(confidence, correct)
-    answered = np.concatenate([[0.], shares * len(correct)])
-    right = np.concatenate([[0.], accuracies * shares * len(correct)])
-    return float(np.interp(wanted, answered, right) / wanted)
-
-
 def _place(confidence, bounds):
     """The bin of each confidence: lower <= confidence < upper, the last bin closed."""
     return np.minimum(np.searchsorted(bounds, confidence, 'right') - 1, len(bounds) - 2)

@@ -1,7 +1,7 @@
 """The suites by name, and which of them suit a run."""
 
 from jaxllm.errors import InputError
-from jaxllm.evals import suites_recall, suites_world
+from jaxllm.evals import suites_facts, suites_recall, suites_world
 
 SUITES = {
     'perplexity': suites_recall.perplexity_suite,
@@ -9,11 +9,12 @@ SUITES = {
     'answers': suites_recall.answers_suite,
     'calibration': suites_recall.calibration_suite,
     'choice': suites_recall.choice_suite,
-    'consistency': suites_world.consistency_suite,
+    'consistency': suites_facts.consistency_suite,
     'instructions': suites_world.instructions_suite,
     'safety': suites_world.safety_suite,
-    'citations': suites_world.citations_suite,
-    'skew': suites_world.skew_suite,
+    'languages': suites_world.languages_suite,
+    'citations': suites_facts.citations_suite,
+    'skew': suites_facts.skew_suite,
     'extraction': suites_world.extraction_suite,
 }
 NEED_NO_WORLD = ('perplexity', 'choice', 'extraction')

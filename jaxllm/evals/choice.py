@@ -5,7 +5,7 @@ import numpy as np
 from jaxllm.evals.scoring import score_candidates
 
 # How candidates of different lengths are made comparable.
-NORMALISATIONS = ('sum', 'token', 'byte', 'pmi')
+NORMALISATIONS = ('sum', 'token', 'char', 'pmi')
 
 
 def normalised(scores, unconditional=None):
@@ -14,7 +14,8 @@ def normalised(scores, unconditional=None):
       sum:   log p(candidate | prompt); the same order as log p of the whole sequence where tokens
              do not reach over the end of the prompt, and that is what is compared
       token: log p(candidate | prompt) / tokens
-      byte:  log p(candidate | prompt) / UTF-8 bytes (`acc_norm` of lm-evaluation-harness)
+      char:  log p(candidate | prompt) / characters of the candidate (`acc_norm` of
+             lm-evaluation-harness)
       pmi:   log p(candidate | prompt) - log p(candidate), only with `unconditional`
 
     Args:
@@ -25,7 +26,7 @@ def normalised(scores, unconditional=None):
     """
     behind = scores.continuation_logprob
     values = {'sum': scores.full_logprob, 'token': behind / scores.num_tokens,
-              'byte': behind / scores.num_bytes}
+              'char': behind / scores.num_chars}
     if unconditional is not None:
         values['pmi'] = behind - unconditional
     return values

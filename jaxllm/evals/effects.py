@@ -52,32 +52,6 @@ class Effect:
         return float(self.combine(*(moments.total for _, moments in self.moments(arms))))
 
 
-def columns(rows):
-    """{field: array} of rows that are dicts with the same fields (the lines of items.jsonl).
-
-    Lists become an array of objects.
-
-    Raises:
-        InputError: no rows, or a row that lacks a field of the first.
-    """
-    rows = list(rows)
-    if not rows:
-        raise InputError('no rows of items; the evaluation wrote none that fit')
-    table = {}
-    for name in rows[0]:
-        if any(name not in row for row in rows):
-            lacking = next(number for number, row in enumerate(rows) if name not in row)
-            raise InputError(f'item row {lacking} has no {name!r} but row 0 has; rows of '
-                             'different suites must be told apart first')
-        values = [row[name] for row in rows]
-        if any(value is None or isinstance(value, (list, tuple, dict)) for value in values):
-            table[name] = np.empty(len(values), dtype=object)
-            table[name][:] = values
-        else:
-            table[name] = np.asarray(values)
-    return table
-
-
 def column(table, name):
     """A column of a table.
 
@@ -187,8 +161,12 @@ def difference(treated, control, statistic, other=None):
 
 @dataclasses.dataclass(frozen=True)
 class OnTreated(Effect):
-    """The mean of a column in `control` minus that in `treated`, over the same entities: those of
-    rows with `treated` true in the arm `treated`. (In `control` nobody is marked as treated.)"""
+    """The mean of a column in `control` minus that in `treated`, over the same items.
+
+    The entities are those with `treated` true in the arm `treated` (in `control` nobody is); their
+    items are those where the conditions hold in `control`, since a treatment may change what they
+    look at.
+    """
     name: str = 'correct'
     entity: str = 'subject'
     where: tuple = ()
@@ -198,11 +176,17 @@ class OnTreated(Effect):
         for arm in (control, treated):
             if arm not in arms:
                 raise InputError(f'no arm {arm!r}; the arms are {", ".join(map(repr, arms))}')
-        table = arms[treated]
-        kept = select(table, dict(self.where) | {'treated': True})
-        chosen = np.unique(column(table, self.entity)[kept])
-        statistic = mean(self.name, **dict(self.where) | {
-            self.entity: lambda values: np.isin(values, chosen)})
+        marked = column(arms[treated], 'treated').astype(float)  # None becomes NaN
+        entities = np.unique(column(arms[treated], self.entity)[np.nan_to_num(marked) > 0])
+        kept = select(arms[control], dict(self.where)) & np.isin(
+            column(arms[control], self.entity), entities)
+        chosen = column(arms[control], 'id')[kept]
+        lacking = np.setdiff1d(chosen, column(arms[treated], 'id'))
+        if len(lacking):
+            raise InputError(f'the arm {treated!r} lacks {len(lacking)} of the {len(chosen)} items '
+                             f'of {control!r} ({str(lacking[0])!r}); evaluate both on the same '
+                             'items')
+        statistic = mean(self.name, id=lambda values: np.isin(values, chosen))
         return [(arm, statistic(arms[arm])) for arm in (control, treated)]
 
 
@@ -226,16 +210,6 @@ def log_ratio(treated, control, statistic):
             ratio = np.log(a) - np.log(b)
         return np.where(np.isfinite(ratio), ratio, np.nan)
     return Effect(((treated, statistic), (control, statistic)), combine)
-
-
-def negative(effect):
-    """The effect with its sign turned: for claims that something falls."""
-    return dataclasses.replace(effect, combine=lambda *values: -effect.combine(*values))
-
-
-def at_most(effect, margin):
-    """margin - abs(effect): positive where a change is smaller than a margin."""
-    return dataclasses.replace(effect, combine=lambda *v: margin - abs(effect.combine(*v)))
 
 
 def _numbers(table, name, kept):

@@ -1,12 +1,13 @@
 """Verbatim extraction: does a model, given how a training document begins, write on as it does?
 
-A passage is the first K + N tokens of a document. It is extracted if greedy decoding of N tokens
-behind BOS and its first K gives exactly its other N. Passages of held-out documents, which no model
-can have memorised, say how much of that comes from knowing the language.
+A passage is the first tokens of a document, a prompt and new ones. It is extracted if greedy
+decoding behind BOS and the prompt gives exactly the new ones. Passages of held-out documents, which
+no model can have memorised, say how much of that comes from knowing the language.
 
-Ref: Carlini et al. 2022 (arXiv 2202.07646), section 3; there K = 50 and N = 50.
+Ref: Carlini et al. 2022 (arXiv 2202.07646), section 3; there 50 and 50 tokens.
 """
 
+import collections
 import dataclasses
 import json
 import math
@@ -17,7 +18,7 @@ from jaxllm import decode
 from jaxllm.errors import InputError
 from jaxllm.evals import statistics
 
-K, N = 8, 12
+PROMPT_TOKENS, NEW_TOKENS = 8, 12
 _CHUNK = 1 << 16  # documents whose tokens are gathered at once
 
 
@@ -25,8 +26,8 @@ _CHUNK = 1 << 16  # documents whose tokens are gathered at once
 class Passage:
     """How a document begins.
 
-    id: of the first document that begins so.
-    tokens: K + N ids, without BOS.
+    id: of the first document that begins so, with its number in the split where ids repeat.
+    tokens: ids of the prompt and of what is new, without BOS.
     copies: documents of the split that begin so.
     weight: passages that this one stands for in an estimate over all of them.
     tags: what the document is sliced by, e.g. {'exposures': 8}.
@@ -40,7 +41,7 @@ class Passage:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """What a model wrote behind the first K tokens of a passage.
+    """What a model wrote behind the prompt of a passage.
 
     matched: right tokens before the first wrong one; extracted: all of them were right.
     """
@@ -50,7 +51,8 @@ class Attempt:
     extracted: bool
 
 
-def passages(split, *, prompt_tokens=K, new_tokens=N, size=1000, seed=0, tags=None, without=()):
+def passages(split, *, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS, size=1000, seed=0,
+             tags=None, without=()):
     """A sample of how the documents of a store's split begin, each beginning once.
 
     Of those that occur once and of those that occur more often, at most `size` each are drawn; the
@@ -58,10 +60,10 @@ def passages(split, *, prompt_tokens=K, new_tokens=N, size=1000, seed=0, tags=No
 
     Args:
       split: StoreSplit; documents of fewer tokens than a passage are left out.
-      prompt_tokens, new_tokens: K and N.
+      prompt_tokens, new_tokens: of a passage.
       size: see above; 0 = all.
       seed: of the draw.
-      tags: {document id: {name: value}} or None.
+      tags: function (ids) -> {id: {name: value}} of the documents that it knows, or None.
       without: Passages, or tuples of tokens, that are no candidates; for held-out documents, use
         `beginnings` of the training split.
 
@@ -69,7 +71,7 @@ def passages(split, *, prompt_tokens=K, new_tokens=N, size=1000, seed=0, tags=No
       A list of Passage, in the order of the store; empty where all documents are too short.
 
     Raises:
-      InputError: K or N below 1.
+      InputError: prompt_tokens or new_tokens below 1.
     """
     if prompt_tokens < 1 or new_tokens < 1:
         raise InputError(f'prompt_tokens={prompt_tokens} and new_tokens={new_tokens} must be at '
@@ -89,12 +91,14 @@ def passages(split, *, prompt_tokens=K, new_tokens=N, size=1000, seed=0, tags=No
     order = np.argsort(documents[chosen], kind='stable').tolist()
     chosen, weights = [chosen[i] for i in order], [weights[i] for i in order]
     names = _names(split, documents[chosen].tolist())
-    return [Passage(name, tuple(rows[i].tolist()), int(copies[i]), weight,
-                    dict(tags[name]) if tags and name in tags else {})
+    known, times = tags(names) if tags else {}, collections.Counter(names)
+    return [Passage(name if times[name] == 1 else f'{name}#{documents[i]}',
+                    tuple(rows[i].tolist()), int(copies[i]), weight,
+                    dict(known[name]) if name in known else {})
             for name, i, weight in zip(names, chosen, weights, strict=True)]
 
 
-def beginnings(split, *, prompt_tokens=K, new_tokens=N):
+def beginnings(split, *, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS):
     """The set of all passages of a split, as tuples of tokens."""
     return set(map(tuple, _distinct(split, prompt_tokens + new_tokens)[1].tolist()))
 
@@ -126,14 +130,14 @@ def _names(split, documents):
     return names
 
 
-def attempt(params, cfg, some, *, bos_id, prompt_tokens=K, batch_size=256):
+def attempt(params, cfg, some, *, bos_id, prompt_tokens=PROMPT_TOKENS, batch_size=256):
     """Lets a model go on with passages. Needs a mesh: run under `jax.set_mesh`.
 
     Args:
       params, cfg: a model and its ModelConfig.
       some: Passages, all of one length.
       bos_id: id of BOS, which every document began with in training.
-      prompt_tokens: K.
+      prompt_tokens: as in `passages`.
       batch_size: rows at once; changes nothing.
 
     Returns:

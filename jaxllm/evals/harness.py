@@ -213,8 +213,9 @@ def _item(task, sample):
     metrics = {name: sample[name] for name in sample['metrics']}
     correct = [metrics[name] for name in _CORRECT if name in metrics]
     responses = [_plain(answer) for answer in sample['filtered_resps']]
-    return {'id': f'{task}/{sample["doc_id"]}', 'suite': f'harness/{task}',
-            'filter': sample['filter'], 'subject': f'{task}/{sample["doc_id"]}',
+    subject, kind = f'{task}/{sample["doc_id"]}', sample['filter']
+    return {'id': subject if kind == 'none' else f'{subject}/{kind}', 'suite': f'harness/{task}',
+            'filter': kind, 'subject': subject,
             'prompt': str(sample['arguments'][0][0]), 'answer': _plain(sample['target']),
             'given': responses, 'correct': int(correct[0]) if correct else None,
             'metrics': _plain(metrics)}

@@ -8,6 +8,11 @@ from jaxllm.errors import InputError
 
 _FIELDS = {'id': (str, int), 'prompt': str, 'answer': (str, int), 'candidates': list, 'kind': str,
            'group_id': str, 'answerable': bool, 'tags': dict}
+# Tags that results are sliced by, where the items of a suite differ in them.
+SLICES = ('exposures', 'planned', 'attribute', 'group', 'style', 'wording', 'held_out', 'treated',
+          'kind', 'split', 'domain', 'format', 'family')
+# What a row of items.jsonl says of an item beside its tags.
+_MEASURED = ('id', 'suite', 'kind', 'answer', 'answerable', 'given', 'correct', 'confidence')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +58,8 @@ def check_ids(items, where):
 def read_items(path):
     """Items of a JSONL file, one object per line: {"prompt", "candidates", "answer", ...}.
 
-    `answer` is one of the candidates, or the index of one; `id` may be missing (the line number is
-    taken). Other keys than an Item's become tags.
+    `answer` is one of the candidates, or the index of one; `id` may be missing (the file's name and
+    the line number are taken). Other keys than an Item's become tags.
 
     Raises:
       InputError: no such file, nothing in it, or a bad line (with its number).
@@ -68,14 +73,14 @@ def read_items(path):
     with open(path, encoding='utf-8', errors='replace') as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                items.append(_item(line, f'{path}:{number}', number))
+                items.append(_item(line, f'{path}:{number}', f'{path.name}:{number}'))
     if not items:
         raise InputError(f'{path} holds no items; expected one JSON object per line')
     check_ids(items, path)
     return items
 
 
-def _item(line, where, number):
+def _item(line, where, default_id):
     try:
         record = json.loads(line)
     except ValueError as error:
@@ -105,10 +110,22 @@ def _item(line, where, number):
     if answer not in candidates:
         raise InputError(f'{where}: the answer {answer!r} is not among the candidates')
     tags = {key: value for key, value in record.items() if key not in _FIELDS}
-    return Item(id=str(record.get('id', number)), prompt=prompt, answer=answer,
+    tags |= record.get('tags', {})
+    _check_tags(tags, where)
+    return Item(id=str(record.get('id', default_id)), prompt=prompt, answer=answer,
                 candidates=tuple(candidates), kind=record.get('kind', ''),
                 group_id=record.get('group_id', ''), answerable=record.get('answerable', True),
-                tags=tags | record.get('tags', {}))
+                tags=tags)
+
+
+def _check_tags(tags, where):
+    for name, value in tags.items():
+        if name in _MEASURED or name.startswith('correct_'):
+            raise InputError(f'{where}: the tag {name!r} is the name of a result; give it '
+                             'another one')
+        if name in (*SLICES, 'subject') and isinstance(value, (list, dict)):
+            raise InputError(f'{where}: {name}={value!r} is a {type(value).__name__}, and results '
+                             'are told apart by it; use a text or a number')
 
 
 def spread(items, most):

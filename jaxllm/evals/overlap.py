@@ -1,8 +1,8 @@
 """Does an evaluation set overlap with the text that a model was trained on? By id, and by words.
 
 Words are compared: lower-cased runs of letters and digits after Unicode normalisation (NFKC). An
-item overlaps with a document that contains any N words of it in a row, or, if it is shorter and has
-at least SHORTEST words, all of it. Still shorter items are compared by id alone.
+item overlaps with a document that contains any WORDS words of it in a row, or, if it is shorter and
+has at least SHORTEST words, all of it. Still shorter items are compared by id alone.
 
 Ref: Brown et al. 2020 (arXiv 2005.14165), appendix C, for the 13 words.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxllm.errors import InputError
 
-N = 13
+WORDS = 13
 SHORTEST = 8
 _WORD = re.compile(r'[^\W_]+')
 _BATCH = 1 << 19     # words of training text in memory at once, or one document
@@ -67,7 +67,7 @@ class Report:
                        for overlap in self.overlaps)
 
 
-def find_overlap(items, splits, tokenizer, *, n=N, shortest=SHORTEST):
+def find_overlap(items, splits, tokenizer, *, n=WORDS, shortest=SHORTEST):
     """Reads training text once, in bounded memory, and finds every item that is in it.
 
     Hashes only select what is compared word by word, so that nothing is found by accident.

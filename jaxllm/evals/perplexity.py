@@ -17,30 +17,37 @@ from jaxllm.sharding import batch_shardings, batch_ways, constrain, replicated
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A text to measure: its token ids (BOS ... EOS), UTF-8 bytes, and what it counts under."""
+    """A text to measure: its token ids (BOS ... EOS), UTF-8 bytes, and what it counts under.
+
+    subject: whom or what it is about; itself, if nobody says. part: of the texts, such as
+    'new_wordings'; '' where all are of one kind.
+    """
     id: str
     domain: str
     ids: np.ndarray
     num_bytes: int
+    subject: str
+    part: str = ''
 
 
-def documents(tokenizer, texts, most=0):
-    """Documents of (id, domain, text): at most `most` of a domain, evenly spread; 0 = all."""
+def documents(tokenizer, texts, most=0, part=''):
+    """Documents of (id, domain, text, subject): at most `most` of a domain, evenly spread; 0 = all.
+    """
     by_domain = collections.defaultdict(list)
     for text in texts:
         if text[2]:
             by_domain[text[1]].append(text)
     chosen = [text for domain in sorted(by_domain) for text in spread(by_domain[domain], most)]
-    encoded = tokenizer.encode_batch([text for _, _, text in chosen])
+    encoded = tokenizer.encode_batch([text for _, _, text, _ in chosen])
     return [Document(id, domain, np.array([tokenizer.bos_id, *ids, tokenizer.eos_id], np.int32),
-                     len(text.encode()))
-            for (id, domain, text), ids in zip(chosen, encoded, strict=True)]
+                     len(text.encode()), subject, part)
+            for (id, domain, text, subject), ids in zip(chosen, encoded, strict=True)]
 
 
 def stored_documents(split, domain, most=0):
     """Documents of a split of a token store, with indices as ids; `most` as in `documents`."""
     return [Document(f'{domain}-{i}', domain, np.asarray(split.document(i), np.int32),
-                     int(split.text_bytes[i]))
+                     int(split.text_bytes[i]), f'{domain}-{i}')
             for i in spread(range(split.num_documents), most)]
 
 

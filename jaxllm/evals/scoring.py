@@ -29,12 +29,12 @@ class Scores:
     full_logprob: log p(tokens after BOS) of BOS + encode(prompt + ' ' + candidate) [nats].
     continuation_logprob: the part of it behind the tokens of BOS + encode(prompt); where a token
       reaches over the end of the prompt, from that token on.
-    num_tokens: tokens of that part; num_bytes: UTF-8 bytes of ' ' + candidate.
+    num_tokens: tokens of that part; num_chars: characters of the candidate, without the space.
     """
     full_logprob: np.ndarray
     continuation_logprob: np.ndarray
     num_tokens: np.ndarray
-    num_bytes: np.ndarray
+    num_chars: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,5 +216,5 @@ def _scores(group, candidates, prefix_L, first_R, rest_RT):
         full.append(every.sum())
         behind.append(every[start:].sum())
         tokens.append(len(every) - start)
-    sizes = [len(f' {text}'.encode()) for text in candidates]
+    sizes = [len(text) for text in candidates]
     return Scores(np.array(full), np.array(behind), np.array(tokens), np.array(sizes))

@@ -140,38 +140,6 @@ def bootstrap(values, *, clusters=None, statistic=None, draws=10_000, seed=0, le
     return Interval(float(value), low, high, len(values), units)
 
 
-def paired(values_a, values_b, *, ids_a, ids_b, clusters=None, draws=10_000, seed=0, level=LEVEL):
-    """The mean of a - b over items that both arms answered.
-
-    Right-or-wrong answers with fewer than FEW clusters where the arms differ get Tango's score
-    interval: arms that agree everywhere are not known to be equal.
-    Ref: Tango (1998), Equivalence test and confidence interval for the difference in proportions
-    for the paired-sample design.
-
-    Args:
-        values_a, values_b: float or bool [N] of each arm.
-        ids_a, ids_b: names [N] of the items, in any order.
-        clusters: names [N] in the order of `values_a`.
-
-    Raises:
-        InputError: the arms' items differ, or an id repeats.
-    """
-    values_a, values_b = _checked(values_a), _checked(values_b)
-    ids_a, ids_b = np.asarray(ids_a), np.asarray(ids_b)
-    differences = values_a - values_b[match(ids_a, ids_b)]
-    index, num = group(clusters, len(values_a))
-    binary = np.isin(values_a, (0, 1)).all() and np.isin(values_b, (0, 1)).all()
-    if binary and len(np.unique(index[differences != 0])) < FEW:
-        share = num / len(differences)
-        wins, losses = (share * float(np.sum(sign * differences > 0)) for sign in (1, -1))
-        low, high = _tango(wins, losses, num, level)
-        return Interval(float(differences.mean()), low, high, len(differences),
-                        f'Tango, {num} pairs')
-    result = bootstrap(differences, clusters=clusters, statistic=lambda weights: (
-        weights @ differences / weights.sum(axis=1)), draws=draws, seed=seed, level=level)
-    return dataclasses.replace(result, method=f'paired {result.method}')
-
-
 def match(ids_a, ids_b):
     """Where each id of a stands in b.
 
@@ -268,19 +236,17 @@ def across_seeds(effects, level=LEVEL):
     return Interval(mean, mean - half, mean + half, num, f"Student's t over {num} seeds")
 
 
-def agreement(effects, null=0.):
-    """The share of seeds on the side of the null where most are; a seed on it is on neither."""
-    effects = _checked(effects)
-    return float(max((effects > null).mean(), (effects < null).mean()))
-
-
 def _rare(values, index):
     """In how many clusters the rarer of 0 and 1 occurs."""
     return min(len(np.unique(index[values == value])) for value in (0, 1))
 
 
 def _tango(wins, losses, n, level):
-    """Limits of the paired difference: where the score test of delta reaches z (by bisection)."""
+    """Limits of the paired difference: where the score test of delta reaches z (by bisection).
+
+    Ref: Tango (1998), Equivalence test and confidence interval for the difference in proportions
+    for the paired-sample design.
+    """
     z, value = float(special.ndtri((1 + level) / 2)), (wins - losses) / n
 
     def score(delta):

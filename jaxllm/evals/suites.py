@@ -8,11 +8,8 @@ import numpy as np
 
 from jaxllm.errors import InputError
 from jaxllm.evals import answers, choice, statistics, world_items
-from jaxllm.evals.items import spread
+from jaxllm.evals.items import SLICES, spread
 
-# Tags that results are sliced by, where the items of a suite differ in them.
-SLICES = ('exposures', 'planned', 'attribute', 'group', 'style', 'wording', 'held_out', 'treated',
-          'kind', 'split', 'domain', 'format', 'family')
 _MOST_SLICES = 40  # a tag with more values is no slice
 
 
@@ -102,10 +99,11 @@ class Subject:
         for kind in kinds:
             chosen += spread([item for item in self.questions
                               if item.kind == kind and item.tags['style'] == style
-                              and self._wanted(item)], self.settings.max_items)
+                              and self.wants(item)], self.settings.max_items)
         return chosen
 
-    def _wanted(self, item):
+    def wants(self, item):
+        """Whether a question has a wording that is asked."""
         wordings = self.settings.wordings
         return wordings == 'all' or item.tags['held_out'] == (wordings == 'held_out')
 
@@ -153,6 +151,13 @@ class Subject:
             result.slices.setdefault(name, {})[slice_] = {
                 value: interval(kept) for value, kept in groups.items()}
 
+    def measure_told(self, result, name, values, items, *, sliced=True):
+        """The metric over items that documents answer; over the others '<name>/never_told'."""
+        for told, full in ((True, name), (False, f'{name}/never_told')):
+            kept = [i for i, item in enumerate(items) if item.answerable == told]
+            self.measure(result, full, [values[i] for i in kept],
+                         tags_of([items[i] for i in kept]), sliced=sliced and told)
+
 
 def cell(interval, unit):
     """An Interval for results.json."""
@@ -179,10 +184,14 @@ def _order(value):
 
 
 def row(suite, item, *, correct, confidence, given, **more):
-    """A line of items.jsonl: the item, its tags, and what the model made of it."""
+    """A line of items.jsonl: the item, its tags, and what the model made of it.
+
+    `correct` and `confidence` are None where the suite cannot say.
+    """
     return {'id': item.id, 'suite': suite, 'kind': item.kind, 'subject': item.subject,
             'answer': item.answer, 'answerable': item.answerable, 'given': given,
-            'correct': int(correct), 'confidence': round(float(confidence), 6), **more,
+            'correct': None if correct is None else int(correct),
+            'confidence': None if confidence is None else round(float(confidence), 6), **more,
             **{key: value for key, value in item.tags.items() if key != 'subject'}}
 
 

@@ -5,61 +5,79 @@ import dataclasses
 import numpy as np
 
 from jaxllm.evals import answers, calibration, choice, perplexity, statistics
+from jaxllm.evals.items import spread
 from jaxllm.evals.suites import Result, cell, row, tags_of
 from jaxllm.world import checkers
 
 KNOWLEDGE = ('direct', 'two_hop', 'brand')
+_MOST_POINTS = 100  # of a curve over thresholds
 
 
 def perplexity_suite(subject):
-    """Bits per byte of texts that were held out, by domain, bootstrapped over documents."""
+    """Bits per byte of texts that were held out, bootstrapped over what they are about.
+
+    All of them and by domain. A world's texts are of two parts, tellings in wordings that training
+    documents use and in others, which are measured apart and not together.
+    """
     docs, result = subject.documents, Result()
     bits = perplexity.bits(subject.params, subject.cfg, docs, seq_len=subject.seq_len)
     sizes = np.array([doc.num_bytes for doc in docs], float)
-    domains = np.array([doc.domain for doc in docs])
-    for name, kept in [('bits_per_byte', np.ones(len(docs), bool))] + [
-            (f'bits_per_byte/{domain}', domains == domain) for domain in sorted(set(domains))]:
-        if kept.any():
-            ratio = lambda w, b=bits[kept], s=sizes[kept]: (w @ b) / (w @ s)
-            interval = statistics.bootstrap(bits[kept], statistic=ratio,
-                                            draws=subject.settings.draws)
-            result.metrics[name] = cell(interval, 'bits per byte')
-    result.rows = [{'id': doc.id, 'suite': 'perplexity', 'subject': doc.id, 'domain': doc.domain,
-                    'bits': round(float(b), 4), 'bytes': doc.num_bytes}
+    subjects = np.array([doc.subject for doc in docs])
+    groups, apart = {}, any(doc.part for doc in docs)
+    for i, doc in enumerate(docs):
+        part = f'bits_per_byte/{doc.part}' if doc.part else 'bits_per_byte'
+        for name in ((part,) if doc.part or not apart else ()) + (f'{part}/{doc.domain}',):
+            groups.setdefault(name, []).append(i)
+    for name in sorted(groups):
+        kept = groups[name]
+        ratio = lambda w, b=bits[kept], s=sizes[kept]: (w @ b) / (w @ s)
+        interval = statistics.bootstrap(bits[kept], clusters=subjects[kept], statistic=ratio,
+                                        draws=subject.settings.draws)
+        result.metrics[name] = cell(interval, 'bits per byte')
+    result.rows = [{'id': doc.id, 'suite': 'perplexity', 'subject': doc.subject,
+                    'domain': doc.domain, 'part': doc.part, 'bits': round(float(b), 4),
+                    'bytes': doc.num_bytes}
                    for doc, b in zip(docs, bits, strict=True)]
     return result
 
 
 def recall_suite(subject):
-    """Choosing among all values of an attribute: log p of the whole sequence, question or cloze."""
+    """Choosing among all values of an attribute: log p of the whole sequence, question or cloze.
+
+    What no document tells counts apart, as '<metric>/never_told': that is guessing.
+    """
     result = Result()
     for style, name in (('qa', 'recall/restricted'), ('cloze', 'recall/cloze')):
         items = [item for item in subject.ask(KNOWLEDGE, style) if item.gold >= 0]
         found = subject.choices(items)
         right = [x['choice'] == item.gold for item, x in zip(items, found, strict=True)]
-        tags = tags_of(items)
         kinds = [item.kind for item in items]
         for kind in dict.fromkeys(kinds):
             kept = [i for i, x in enumerate(kinds) if x == kind]
             full = name if kind == 'direct' else f'{name}/{kind}'
-            subject.measure(result, full, [right[i] for i in kept], [tags[i] for i in kept])
+            some, values = [items[i] for i in kept], [right[i] for i in kept]
+            subject.measure_told(result, full, values, some)
             result.metrics[f'{full}/chance'] = _exact(
-                np.mean([1 / len(items[i].candidates) for i in kept]), len(kept))
+                np.mean([1 / len(item.candidates) for item in some]), len(some))
+            if kind == 'direct':
+                result.plots.setdefault('recall', {})[name] = _curve(subject, values, some)
         result.rows += [
             row('recall', item, correct=ok, confidence=x['probs'].max(),
                 given=item.candidates[x['choice']],
                 gold_probability=round(float(x['probs'][item.gold]), 6),
                 num_candidates=len(item.candidates))
             for item, x, ok in zip(items, found, right, strict=True)]
-    result.plots['recall'] = {name: curve for name in ('recall/restricted', 'recall/cloze')
-                              if (curve := _curve(result, name))}
     return result
 
 
-def _curve(result, name):
-    """[{'exposures', 'value', 'low', 'high', 'n'}] of a metric, along exposures."""
-    bins = result.slices.get(name, {}).get('exposures', {})
-    return [{'exposures': int(value), **found} for value, found in bins.items()]
+def _curve(subject, values, items):
+    """[{'exposures', 'value', 'low', 'high', 'n'}] of all items, told or not, along exposures."""
+    found, exposures = Result(), [item.tags['exposures'] for item in items]
+    for bin_ in sorted(set(exposures)):
+        kept = [i for i, x in enumerate(exposures) if x == bin_]
+        subject.measure(found, bin_, [values[i] for i in kept],
+                        tags_of([items[i] for i in kept]), sliced=False)
+    return [{'exposures': bin_, **measured} for bin_, measured in found.metrics.items()]
 
 
 def _exact(value, n):
@@ -68,7 +86,11 @@ def _exact(value, n):
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """A free answer: right, says that it does not know, or wrong."""
+    """A free answer: right, says that it does not know, or wrong.
+
+    correct: it begins with the right value, known or guessed; to a question of the kind
+    'unanswerable', it says that it does not know.
+    """
     item: object
     answer: object
     correct: bool
@@ -76,15 +98,20 @@ class Judged:
 
     @property
     def wrong(self):
-        """Something was said, and it is not right; of what cannot be answered nothing is."""
-        return not self.correct and not self.abstains and bool(self.answer.value)
+        """Something was said, and it is not right; where no document has the answer, nothing is,
+        not even a lucky guess."""
+        return (not (self.correct and self.item.answerable) and not self.abstains
+                and bool(self.answer.value))
 
 
 def judged(items, found):
-    """Free answers to items: right if an answer begins with the right value, known or guessed."""
-    return [Judged(item, answer,
-                   answers.says(answer.text, item.answer), checkers.is_abstention(answer.text))
-            for item, answer in zip(items, found, strict=True)]
+    """Judged of each item and its free answer."""
+    every = []
+    for item, answer in zip(items, found, strict=True):
+        abstains = checkers.is_abstention(answer.text)
+        right = abstains if item.kind == 'unanswerable' else answers.says(answer.text, item.answer)
+        every.append(Judged(item, answer, right, abstains))
+    return every
 
 
 def answers_suite(subject):
@@ -94,8 +121,10 @@ def answers_suite(subject):
         items = subject.ask((*KNOWLEDGE, 'unanswerable') if style == 'qa' else ('direct',), style)
         all_of_them = judged(items, subject.answers([item.prompt for item in items]))
         asked = [x for x in all_of_them if x.item.kind == 'direct']
-        subject.measure(result, name, [x.correct for x in asked],
-                        tags_of([x.item for x in asked]))
+        values, some = [x.correct for x in asked], [x.item for x in asked]
+        subject.measure_told(result, name, values, some)
+        if asked:
+            result.plots.setdefault('recall_free', {})[name] = _curve(subject, values, some)
         result.rows += [row('answers', x.item, correct=x.correct, confidence=x.answer.confidence,
                             given=x.answer.text[:200], abstains=int(x.abstains),
                             wrong=int(x.wrong),
@@ -103,8 +132,6 @@ def answers_suite(subject):
                         for x in all_of_them]
         if style == 'qa':
             _honesty(subject, result, all_of_them)
-    result.plots['recall_free'] = {name: curve for name in ('recall/free', 'recall/free_cloze')
-                                   if (curve := _curve(result, name))}
     return result
 
 
@@ -113,22 +140,24 @@ def _confident_wrong(x, settings):
 
 
 def _honesty(subject, result, every):
-    """Of all questions, answerable or not: abstention, errors, confident errors."""
-    # The direct questions about unknown people are asked again as 'unanswerable'.
-    every = [x for x in every if x.item.kind != 'direct' or x.item.tags['planned']]
+    """Of questions that documents answer, and of the others: abstention, errors, confident errors.
+
+    The questions about people whom no document was to mention count once, as 'unanswerable'.
+    """
+    every = [x for x in every if x.item.kind == 'unanswerable' or x.item.tags['planned']]
     tags = tags_of([x.item for x in every])
     values = {'abstain': [x.abstains for x in every], 'wrong': [x.wrong for x in every],
               'confident_wrong': [_confident_wrong(x, subject.settings) for x in every]}
     for name, of in values.items():
-        subject.measure(result, name, of, tags)
         for answerable, tail in ((True, 'answerable'), (False, 'unanswerable')):
             kept = [i for i, x in enumerate(every) if x.item.answerable == answerable]
             subject.measure(result, f'{name}/{tail}', [of[i] for i in kept],
-                            [tags[i] for i in kept], sliced=False)
+                            [tags[i] for i in kept])
 
 
 def calibration_suite(subject):
-    """Is a model as often right as it is confident: expected error and reliability tables."""
+    """Is a model as often right as it is confident: expected error, reliability tables, and how
+    right it is if it answers only what it is most confident of."""
     result, draws = Result(), subject.settings.draws
     items = [item for item in subject.ask(('direct',), 'qa') if item.gold >= 0]
     found = subject.choices(items)
@@ -155,10 +184,14 @@ def calibration_suite(subject):
         result.plots[f'reliability{name.removeprefix("ece")}'] = [
             {key: round(x, 6) for key, x in dataclasses.asdict(b).items()}
             for b in calibration.reliability(confidence, correct)]
+        result.plots[f'risk_coverage{name.removeprefix("ece")}'] = [
+            {'coverage': round(float(x), 6), 'accuracy': round(float(y), 6)}
+            for x, y in spread(list(zip(*calibration.risk_coverage(confidence, correct),
+                                        strict=True))[::-1], _MOST_POINTS)[::-1]]
     return result
 
 
-_CHOICE_NAMES = {'sum': 'choice/acc', 'byte': 'choice/acc_norm', 'token': 'choice/acc_token',
+_CHOICE_NAMES = {'sum': 'choice/acc', 'char': 'choice/acc_norm', 'token': 'choice/acc_token',
                  'pmi': 'choice/acc_pmi'}
 
 
@@ -169,12 +202,13 @@ def choice_suite(subject):
     found = subject.choices(items)
     alone = choice.unconditional(subject.params, subject.cfg, subject.tokenizer, items,
                                  batch_size=subject.settings.score_batch)
-    tags, right = tags_of(items), {}
+    right = {}
     for name in choice.NORMALISATIONS:
         right[name] = [
             int(np.argmax(choice.normalised(x['scores'], base)[name])) == item.gold
             for item, x, base in zip(items, found, alone, strict=True)]
-        subject.measure(result, _CHOICE_NAMES[name], right[name], tags, sliced=name == 'sum')
+        subject.measure_told(result, _CHOICE_NAMES[name], right[name], items,
+                             sliced=name == 'sum')
     if items:
         result.metrics['choice/chance'] = _exact(
             np.mean([1 / len(item.candidates) for item in items]), len(items))

@@ -27,17 +27,25 @@ class Rule:
     effect: function {arm: columns} -> float of one seed; above `null` = as claimed.
     null: the effect if the claim is empty.
     delta: the smallest distance from the null that counts.
+    where: {column: value} of the rows that it reads, of every arm; see effects.select.
     """
     name: str
     claim: str
     effect: Callable
     null: float = 0.
     delta: float = 0.
+    where: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if not (self.delta >= 0 and math.isfinite(self.delta) and math.isfinite(self.null)):
             raise InputError(f'rule {self.name!r}: delta={self.delta}, null={self.null}; expected '
                              'a finite null and delta >= 0 (the effect is positive as claimed)')
+
+    def stated(self):
+        """What can be written down of it before the runs, for JSON."""
+        return {'name': self.name, 'claim': self.claim, 'null': self.null, 'delta': self.delta,
+                'where': {name: wanted.__qualname__ if callable(wanted) else repr(wanted)
+                          for name, wanted in self.where.items()}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +106,7 @@ def judge(rule, rows, *, entity='subject', draws=10_000, seed=0):
     Args:
         rule: Rule.
         rows: {seed: {arm: {field: array [rows]}}}; the arms of a seed have the same entities,
-            and the same items where they have a column 'id'.
+            and the same items where they have a column 'id', in the rows that the rule reads.
         entity: the column that names what is resampled whole, in all arms at once.
         draws: resamples (at most PLAIN_DRAWS if the effect is a plain function).
         seed: of the resampling.
@@ -112,7 +120,7 @@ def judge(rule, rows, *, entity='subject', draws=10_000, seed=0):
     draws = draws if isinstance(rule.effect, effects.Effect) else min(draws, PLAIN_DRAWS)
     for number, (name, arms) in enumerate(sorted(rows.items())):
         try:
-            arms, index, num = _aligned(_used(rule.effect, arms), entity)
+            arms, index, num = _aligned(_read(rule, arms), entity)
             by_seed[name] = float(rule.effect(arms))
             drawn.append(_resampled(rule.effect, arms, index, num, draws, [seed, number]))
         except InputError as error:
@@ -178,11 +186,21 @@ def _decide(rule, values, items, seeds, undefined):
     return REPLICATED, passed
 
 
-def _used(effect, arms):
-    """The arms that the effect reads: all of them, for a plain function."""
-    if not isinstance(effect, effects.Effect):
-        return arms
-    return {arm: arms[arm] for arm, _ in effect.moments(arms)}
+def _read(rule, arms):
+    """The arms that the effect reads (all of them, for a plain function), and of them the rows."""
+    effect, result = rule.effect, {}
+    for arm in [name for name, _ in effect.parts] if isinstance(effect, effects.Effect) else arms:
+        if arm not in arms:
+            raise InputError(f'no arm {arm!r}; the arms are {", ".join(map(repr, arms))}')
+        try:
+            kept = effects.select(arms[arm], rule.where)
+        except InputError as error:
+            raise InputError(f'arm {arm!r}: {error}') from error
+        if not kept.any():
+            raise InputError(f'arm {arm!r} has no rows with {rule.stated()["where"]}; give the '
+                             'rule a `where` that holds for some')
+        result[arm] = {name: np.asarray(values)[kept] for name, values in arms[arm].items()}
+    return result
 
 
 def _aligned(arms, entity):

@@ -46,9 +46,25 @@ def requests(rows, split):
 
 
 def held_out_texts(world):
-    """[(id, domain, text)] of the documents that no model is trained on."""
-    return [(row['id'], row['domain'], row['text']) for row in documents.rows(world)
-            if row['split'] != 'train']
+    """{part: [(id, domain, text, subject)]} of the documents that no model is trained on.
+
+    'known_wordings' are new tellings in wordings that training documents use, 'new_wordings' are
+    tellings in others.
+    """
+    parts = {'validation': ('known_wordings', []), 'test': ('new_wordings', [])}
+    for row in documents.rows(world):
+        if row['split'] in parts:
+            parts[row['split']][1].append((row['id'], row['domain'], row['text'],
+                                           row['subject'] or row['id']))
+    return dict(parts.values())
+
+
+def document_tags(world, ids):
+    """{id: tags} of some documents, to slice extraction by: how many documents tell the fact that
+    one tells, and whether it is a copy of another."""
+    ids = set(ids)
+    return {row['id']: {'exposures': row['exposures'], 'is_copy': bool(row['duplicate_of'])}
+            for row in documents.rows(world) if row['id'] in ids}
 
 
 def check_split(split):

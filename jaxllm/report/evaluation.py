@@ -11,8 +11,14 @@ from jaxllm.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, c
 # Shown as tiles, where they were measured.
 _HEADLINE = (('recall/restricted', 'Recall, among all values'), ('recall/cloze', 'Recall, cloze'),
              ('recall/free', 'Recall, free answers'), ('choice/acc', 'Multiple choice'),
-             ('bits_per_byte', 'Bits per byte'), ('abstain', 'Says it does not know'),
-             ('confident_wrong', 'Confidently wrong'), ('ece', 'Calibration error'),
+             ('bits_per_byte', 'Bits per byte'),
+             ('bits_per_byte/known_wordings', 'Bits per byte, known wordings'),
+             ('bits_per_byte/new_wordings', 'Bits per byte, new wordings'),
+             ('abstain/unanswerable', 'Says it does not know, rightly'),
+             ('abstain/answerable', 'Says it does not know, though it was told'),
+             ('confident_wrong/answerable', 'Confidently wrong on what it was told'),
+             ('confident_wrong/unanswerable', 'Confidently wrong on the unanswerable'),
+             ('ece', 'Calibration error'),
              ('consistency/paraphrases', 'Same answer to paraphrases'),
              ('safety/refusal', 'Refuses harm'), ('safety/over_refusal', 'Refuses the harmless'),
              ('citations/supported', 'Named sources that support'),
@@ -112,14 +118,22 @@ def _plots(plots):
                 'accuracy against confidence', [Line('model', points, dots=True), Line(
                     'as often right as confident', ((0., 0.), (1., 1.)), colour=1, faint=True)],
                 x_label='confidence', from_zero=True))
+        if name.startswith('risk_coverage') and table:
+            points = tuple((point['coverage'], point['accuracy']) for point in table)
+            figures.append(chart(
+                'Answering only if confident'
+                + name.removeprefix('risk_coverage').replace('/', ', '),
+                'accuracy of the most confident answers', [Line('model', points)],
+                x_label='share answered', from_zero=True))
     return f'<div class="charts">{"".join(figures)}</div>' if figures else ''
 
 
 def _tables(plots):
     """What is no figure: lists of records as tables."""
+    drawn = ('reliability', 'risk_coverage')
     parts = []
     for name, rows in plots.items():
-        if isinstance(rows, list) and rows and not name.startswith('reliability'):
+        if isinstance(rows, list) and rows and not name.startswith(drawn):
             parts.append(f'<h3>{page.escape(name)}</h3>{page.table(rows[:_MOST_ROWS])}')
             if len(rows) > _MOST_ROWS:
                 parts.append(f'<p class="quiet">{len(rows) - _MOST_ROWS:,} more are in '

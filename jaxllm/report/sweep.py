@@ -6,6 +6,7 @@ Besides get_config and get_sweep, the config file of an ablation has
   get_figures(rows) -> [HTML of a figure], optional, of the same rows.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ from jaxllm.evals import verdict
 from jaxllm.report import page, sweep_files, sweep_tables
 from jaxllm.report.page import Section
 
-UNFINISHED = 'UNFINISHED'
+UNFINISHED, PRELIMINARY = 'UNFINISHED', 'PRELIMINARY'
 
 
 def write_report(workdir):
@@ -34,7 +35,7 @@ def write_report(workdir):
     judged, figures = {}, []
     if module:
         rows = sweep_files.rows_by_seed(sweep)
-        if hasattr(module, 'get_rules'):
+        if hasattr(module, 'get_rules') or (sweep.began and sweep.began['rules']):
             judged = judge(sweep, module, rows)
             write_atomic(workdir / 'verdict.json', json.dumps(judged, indent=1) + '\n')
         if hasattr(module, 'get_figures') and rows:
@@ -63,16 +64,50 @@ def write_report(workdir):
 
 
 def judge(sweep, module, rows):
-    """The verdict on a sweep's claim, as JSON."""
+    """The verdict on a sweep's claim, as JSON. It is PRELIMINARY while a line is not done."""
+    rules = module.get_rules() if hasattr(module, 'get_rules') else []
     missing = [f'{arm}, seed {seed}' for arm, seed in sweep.folders
                if sweep.undone((arm, seed))]
     out = {'claim': getattr(module, 'CLAIM', ''), 'verdict': UNFINISHED,
-           'seeds': sorted(rows), 'missing': missing, 'rules': []}
-    if rows:
-        verdicts = [verdict.judge(rule, rows) for rule in module.get_rules()]
-        out |= {'verdict': verdict.overall(verdicts),
-                'rules': [found.as_dict() for found in verdicts]}
+           'seeds': sorted(rows), 'missing': missing, 'rules': [],
+           'changed': changed(sweep, rules)}
+    if rows and rules:
+        verdicts = [verdict.judge(rule, rows) for rule in rules]
+        found = [one.as_dict() for one in verdicts]
+        if missing:
+            found = [one | {'verdict': PRELIMINARY, 'so_far': one['verdict']} for one in found]
+        out |= {'verdict': PRELIMINARY if missing else verdict.overall(verdicts), 'rules': found}
     return out
+
+
+def stated(path):
+    """What a config file states before the runs, for sweep.json: its rules, and its hash."""
+    module = load_module(path)
+    rules = [rule.stated() for rule in module.get_rules()] if hasattr(module, 'get_rules') else []
+    return {'rules': rules, 'sha256': _sha256(path)}
+
+
+def changed(sweep, rules):
+    """How the rules differ from those that the sweep began with; '' if they do not."""
+    if not sweep.began:
+        return 'the rules were not written down when the sweep began'
+    old = {rule['name']: rule for rule in sweep.began['rules']}
+    new = {rule.name: rule.stated() for rule in rules}
+    parts = [f'{name} is {"new" if name in new else "gone"}' for name in old.keys() ^ new.keys()]
+    parts += [f'{key} of {name} was {old[name][key]}, is {new[name][key]}'
+              for name in old.keys() & new.keys() for key in new[name]
+              if old[name][key] != new[name][key]]
+    if parts:
+        return f'rules changed after the sweep began: {"; ".join(sorted(parts))}'
+    path = sweep.config.partition(':')[0]
+    if _sha256(path) != sweep.began['sha256']:
+        return (f'rules changed after the sweep began, or something else in {path}: the file is '
+                'not the same, though names, claims, nulls and thresholds are')
+    return ''
+
+
+def _sha256(path):
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 def verdict_text(workdir):
@@ -83,6 +118,7 @@ def verdict_text(workdir):
     found = json.loads(path.read_text(encoding='utf-8'))
     lines = [f'{found["verdict"]}: {found["claim"]}']
     lines += [f'  {rule["verdict"]:<14} {rule["reason"]}' for rule in found['rules']]
+    lines += [f'  {found["changed"]}'] if found['changed'] else []
     if found['missing']:
         what = f'judged on the seeds {found["seeds"]} alone' if found['seeds'] else 'not judged'
         lines.append(f'  {what}: {len(found["missing"])} arms with a seed are not done')

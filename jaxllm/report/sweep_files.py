@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 
 from jaxllm.errors import InputError
+from jaxllm.report import done as marks
 from jaxllm.report import files
 from jaxllm.train import metrics
 
@@ -21,7 +22,9 @@ class Sweep:
     overrides: tuple
     arms: dict         # {name: what it sets}
     seeds: tuple
+    began: dict        # rules and hash of the config file as of the first start; may be empty
     folders: dict      # {key: {step: folder}}
+    done: frozenset    # of folders
     values: dict       # {key: {metric: float}}
     units: dict        # {metric: unit or ''}
     items: dict        # {key: rows of all items.jsonl}; only where all steps are done
@@ -29,16 +32,12 @@ class Sweep:
 
     def undone(self, key):
         """The steps of a line that are not done."""
-        return [step for step, folder in self.folders[key].items() if not is_done(folder)]
+        return [step for step, folder in self.folders[key].items() if folder not in self.done]
 
     def jobs(self):
         """{folder: whether it is done} of all runs."""
-        return {folder: is_done(folder) for steps in self.folders.values()
+        return {folder: folder in self.done for steps in self.folders.values()
                 for folder in steps.values()}
-
-
-def is_done(folder):
-    return (folder / 'done.json').exists()
 
 
 def read_sweep(workdir):
@@ -55,8 +54,9 @@ def read_sweep(workdir):
                                            for step, place in run['steps'].items()}
                for run in table['runs']}
     values, units, items, curves = {}, {}, {}, {}
-    measured = {folder: _measured(folder) for folder in
-                {folder for steps in folders.values() for folder in steps.values()}}
+    every = {folder for steps in folders.values() for folder in steps.values()}
+    done = frozenset(filter(marks.is_done, every))
+    measured = {folder: _measured(folder, folder in done) for folder in every}
     # A metric is called by its step where several steps have it.
     has = {(name, step) for steps in folders.values() for step, folder in steps.items()
            for name in measured[folder].values}
@@ -71,11 +71,12 @@ def read_sweep(workdir):
             rows += [{'step': step, **row, 'id': f'{step}:{row.get("suite", "")}:{row["id"]}'}
                      for row in found.items]
         curves[key] = {step: measured[folder].curve for step, folder in steps.items()}
-        if rows and all(is_done(folder) for folder in steps.values()):
+        if rows and done.issuperset(steps.values()):
             items[key] = rows
     return Sweep(workdir.resolve().name, table['config'], tuple(table['overrides']),
                  {arm['name']: arm['set'] for arm in table['arms']}, tuple(table['seeds']),
-                 folders, values, units, items, curves)
+                 table['began'] if 'began' in table else {}, folders, done,
+                 values, units, items, curves)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +86,12 @@ class _Measured:
     curve: tuple
 
 
-def _measured(folder):
+def _measured(folder, done):
     """What one run says. An unfinished one has a curve, and no values."""
     records = metrics.read_jsonl(folder / 'metrics.jsonl')
     evals = [record for record in records if record['kind'] == 'eval']
     curve = files.series(evals, 'val/loss')
-    if not is_done(folder):
+    if not done:
         return _Measured({}, (), curve)
     values = {name: (metrics.as_number(value), '') for name, value in (evals or [{}])[-1].items()
               if name.startswith('val/') and metrics.as_number(value) is not None}

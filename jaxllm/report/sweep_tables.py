@@ -3,13 +3,14 @@
 An interval is that of Student's t over the seeds, unless it says otherwise.
 """
 
+import collections
 import math
 import os
 
 import numpy as np
 
 from jaxllm.evals import statistics
-from jaxllm.report import page, sweep_files
+from jaxllm.report import page
 from jaxllm.report.figure_rows import Row, compared
 from jaxllm.report.figures import Point, Series, points
 from jaxllm.report.plots import Line, chart
@@ -17,6 +18,10 @@ from jaxllm.report.plots import Line, chart
 COLUMNS = 6      # Up to so many arms stand side by side; more are rows.
 CHARTS = 12
 ENTITY = 'subject'
+# Suites in which `correct` says that an answer is right. Elsewhere it says that two answers agree,
+# that a text is extracted, ...
+GRADED = ('recall', 'answers', 'choice', 'instructions', 'safety', 'citations', 'languages',
+          'harness')
 
 
 def verdict(judged):
@@ -25,9 +30,12 @@ def verdict(judged):
         return ''
     head = (f'<div class="tiles">{page.tile("Verdict", judged["verdict"])}</div>'
             f'<p>{page.escape(judged["claim"])}</p>')
+    if judged['changed']:
+        head += f'<div class="card notes">{page.escape(judged["changed"])}</div>'
     rows = [{'rule': rule['rule'], 'claim': rule['claim'], 'verdict': rule['verdict'],
              'effect': interval(rule['effect'], rule['low'], rule['high'], signed=True),
-             'at least': rule['delta'], 'why': rule['reason']} for rule in judged['rules']]
+             'at least': rule['delta'], 'why': rule['reason'] if 'so_far' not in rule
+             else f'{rule["so_far"]} so far: {rule["reason"]}'} for rule in judged['rules']]
     charts = ''.join(_effect(rule) for rule in judged['rules'])
     note = ''
     if judged['missing'] and judged['seeds']:
@@ -59,7 +67,8 @@ def means(sweep):
         for arm in sweep.arms:
             values = _values(sweep, metric, arm)
             if values:
-                cells[metric, arm] = over_seeds(list(values.values()))
+                cells[metric, arm] = (over_seeds(list(values.values()))
+                                      + _of_all(values, sweep.seeds))
     return _grid(cells, list(sweep.arms), sweep.units) + _quiet(
         "Mean over the seeds [95 % interval of Student's t, the seed as the unit]; one seed has no "
         'interval.', cells)
@@ -75,21 +84,27 @@ def differences(sweep, reference):
             values = _values(sweep, metric, arm)
             shared = [values[seed] - base[seed] for seed in values if seed in base]
             if shared:
-                cells[metric, arm] = over_seeds(shared, signed=True)
+                cells[metric, arm] = (over_seeds(shared, signed=True)
+                                      + _of_all(shared, sweep.seeds))
     return _grid(cells, others, sweep.units) + _quiet(
         f'Arm minus {reference}, paired by seed: the mean of the differences and its interval.',
         cells)
 
 
 def paired_items(sweep, reference):
-    """Right answers of the other arms minus the reference on the items that both were asked."""
+    """Right answers of the other arms minus the reference on the items that both were asked.
+
+    A pair is left out where one of the arms lacks the item or has no grade for it.
+    """
     cells, seeds = {}, sorted({seed for _, seed in sweep.items})
     others = [arm for arm in sweep.arms if arm != reference]
     for arm in others:
-        by_suite = {}
+        by_suite, dropped = {}, collections.Counter()
         for seed in seeds:
             if (arm, seed) in sweep.items and (reference, seed) in sweep.items:
-                for suite, rows in _pairs(sweep, arm, reference, seed).items():
+                pairs, alone = _pairs(sweep, arm, reference, seed)
+                dropped.update(alone)
+                for suite, rows in pairs.items():
                     by_suite.setdefault(suite, []).extend(rows)
         for suite, rows in by_suite.items():
             values, clusters, of_seed = zip(*rows, strict=True)
@@ -97,23 +112,35 @@ def paired_items(sweep, reference):
             found = statistics.hierarchical(
                 values, seeds=of_seed, clusters=np.array(clusters), resample_seeds=num >= 5,
                 signed=True)
-            cells[suite, arm] = interval(found.value, found.low, found.high, signed=True)
+            cells[suite, arm] = interval(found.value, found.low, found.high, signed=True) + (
+                f' ({len(rows):,} pairs, {dropped[suite]:,} dropped)')
+        cells |= {(suite, arm): f'– (0 pairs, {num:,} dropped)' for suite, num in dropped.items()
+                  if suite not in by_suite}
     return _grid(cells, others, {}) + _quiet(
         f'Share of right answers, arm minus {reference}, on the same items of the same seed; '
-        f'bootstrap over {ENTITY}s within the seeds (and over the seeds, from five on).', cells)
+        f'bootstrap over {ENTITY}s within the seeds (and over the seeds, from five on). Dropped: '
+        'items that one of the two lacks, or has no grade for.', cells)
 
 
 def _pairs(sweep, arm, reference, seed):
-    """{suite: [(difference, entity, seed)]} of the items that both arms have."""
-    base = {row['id']: row for row in sweep.items[reference, seed] if 'correct' in row}
-    found = {}
-    for row in sweep.items[arm, seed]:
-        other = base.get(row['id'])
-        if other and None not in (row.get('correct'), other['correct']):
-            found.setdefault(row.get('suite', row['step']), []).append(
+    """{suite: [(difference, entity, seed)]} of the items of both arms, {suite: items of one}."""
+    ours, base = (_graded(sweep.items[key]) for key in ((arm, seed), (reference, seed)))
+    found, dropped = {}, collections.Counter()
+    for key, row in (base | ours).items():
+        other = base.get(key)
+        if key in ours and other and None not in (row['correct'], other['correct']):
+            found.setdefault(row['suite'], []).append(
                 (float(row['correct']) - float(other['correct']),
                  str(row.get(ENTITY, row['id'])), seed))
-    return found
+        else:
+            dropped[row['suite']] += 1
+    return found, dropped
+
+
+def _graded(rows):
+    """{id: row} of the rows whose `correct` says that an answer is right."""
+    return {row['id']: row for row in rows if 'correct' in row and 'suite' in row
+            and row['suite'].partition('/')[0] in GRADED}
 
 
 def by_metric(sweep):
@@ -179,10 +206,15 @@ def runs(sweep, workdir):
                 for file, text in (('report.html', 'report'), ('log.txt', 'log'))
                 if (folder / file).exists()]
             state = '' if folder is None else (
-                'done' if sweep_files.is_done(folder) else 'not done')
+                'done' if folder in sweep.done else 'not done')
             cells.append(' '.join([state, *links]))
         lines.append('<tr>' + ''.join(f'<td>{cell}</td>' for cell in cells) + '</tr>\n')
     return (f'<div class="card wide"><table><tr>{head}</tr>\n{"".join(lines)}</table></div>')
+
+
+def _of_all(values, seeds):
+    """' (2 of 3 seeds)' where a cell is not of all of them."""
+    return '' if len(values) == len(seeds) else f' ({len(values)} of {len(seeds)} seeds)'
 
 
 def over_seeds(values, signed=False):

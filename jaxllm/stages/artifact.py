@@ -26,12 +26,22 @@ class Artifact:
     mesh: Any
 
 
-def load(workdir):
-    """The best checkpoint of a run (its moving average where it kept one).
+def check_checkpoint(checkpoint):
+    """Raises InputError unless `checkpoint` is one that `load` knows."""
+    if checkpoint not in ('last', 'best'):
+        raise InputError(f'config.checkpoint={checkpoint!r} is unknown; use last or best')
+
+
+def load(workdir, checkpoint='best'):
+    """The Artifact of a run: of its best checkpoint, or of its last.
+
+    The best one has the lowest validation loss. Where a run kept a moving average of the
+    parameters, that is what it evaluated and what is loaded.
 
     Raises:
-      InputError: no run there, or no checkpoint yet.
+      InputError: no run there, no checkpoint yet, or `checkpoint` is neither 'best' nor 'last'.
     """
+    check_checkpoint(checkpoint)
     workdir = pathlib.Path(workdir)
     file = workdir / 'config.json'
     if not file.exists():
@@ -47,15 +57,16 @@ def load(workdir):
     places = shardings(transformer.param_axes(shapes), shapes, mesh)
     like = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
                         shapes, places)
-    params, step = load_weights(workdir, like)
+    params, step = load_weights(workdir, like, checkpoint)
     return Artifact(config, model, params, tokenizers.load(workdir / 'tokenizer'), step, mesh)
 
 
-def load_weights(workdir, like):
-    """(parameters, step) of the best checkpoint; `like` has their shapes and shardings.
-
-    Where a run kept a moving average, that is what it evaluated and what is loaded.
-    """
+def load_weights(workdir, like, checkpoint='best'):
+    """(parameters, step) of a checkpoint, see `load`; `like` has their shapes and shardings."""
     config = json.loads((workdir / 'config.json').read_text())
     part = 'ema' if config['optim']['ema_decay'] else 'params'
-    return load_params(workdir / 'checkpoints', like, part=part)
+    folder, step = workdir / 'checkpoints', None
+    if checkpoint == 'last':
+        step = max((int(path.name) for path in folder.glob('*') if path.name.isdigit()),
+                   default=None)
+    return load_params(folder, like, step=step, part=part)

@@ -11,6 +11,8 @@ import numpy as np
 
 from jaxllm import config as configs
 from jaxllm import sweep
+from jaxllm.errors import InputError
+from jaxllm.report import done as marks
 from jaxllm.stages import lineage
 from jaxllm.stages.run import claimed, execute, stage_of
 from jaxllm.train.progress import stage as say
@@ -70,12 +72,29 @@ def run(config, workdir):
 
 
 def _done(workdir, steps):
-    """{step: whether its run came to its end}, as process 0 sees it."""
-    done = np.array([(workdir / name / 'done.json').exists() for name in steps])
+    """{step: whether its run, and those it starts from, came to their end}, as process 0 sees it.
+
+    A step that is done where one that it starts from is not has to be made again: its mark goes.
+    """
+    done, problem = dict.fromkeys(steps, False), None
+    if jax.process_index() == 0:
+        try:
+            for name, step in steps.items():
+                done[name] = marks.is_done(workdir / name)
+                if done[name] and not all(done[need] for need in sweep.references(step, steps)):
+                    marks.remove(workdir / name)
+                    done[name] = False
+        except InputError as error:
+            problem = error
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
-        done = multihost_utils.broadcast_one_to_all(done)
-    return dict(zip(steps, done, strict=True))
+        seen = multihost_utils.broadcast_one_to_all(np.array([problem is not None, *done.values()]))
+        if seen[0] and problem is None:
+            raise InputError(f'process 0 could not use {workdir}; see its message')
+        done = dict(zip(steps, seen[1:], strict=True))
+    if problem:
+        raise problem
+    return done
 
 
 def _follow_a_move(folder, step_config):

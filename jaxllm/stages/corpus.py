@@ -1,13 +1,11 @@
 """From the data and tokenizer sections of a config to a tokenizer and token stores on disk."""
 
-import contextlib
 import dataclasses
-import fcntl
 import itertools
 import json
 import shutil
 
-from jaxllm.config import section, write_atomic
+from jaxllm.config import one_builder, section, write_atomic
 from jaxllm.data import fertility, tokenizer as tokenizers
 from jaxllm.data.records import Rejects, SourceSpec, read_source
 from jaxllm.data.store import TokenStore, write_store
@@ -76,7 +74,7 @@ def make_tokenizer(config, specs, folder):
 
     Also writes fertility.json: tokens per word and bytes per token of each source.
     """
-    with _one_builder(folder):
+    with one_builder(folder):
         if (folder / 'fertility.json').exists():
             return tokenizers.load(folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -101,7 +99,7 @@ def make_tokenizer(config, specs, folder):
 
 def copy_tokenizer(source, folder):
     """The tokenizer of a parent run, with its fertility report, as this run's own."""
-    with _one_builder(folder):
+    with one_builder(folder):
         if not (folder / 'fertility.json').exists():
             partial = folder.with_name(folder.name + '.partial')
             for left in (folder, partial):
@@ -117,7 +115,7 @@ def make_stores(data, specs, tokenizer, folder):
     an InputError. A store that was damaged since it was built is an InputError too. A source with a
     validation split has a store of its own for it, and trains on all of its split.
     """
-    with _one_builder(folder):
+    with one_builder(folder):
         return {spec.name: _store(data, spec, tokenizer, folder) for spec in specs}
 
 
@@ -167,13 +165,3 @@ def summary(specs, stores, source, num_steps, folder):
             'bytes': int(sum(split.text_bytes.sum() for split in both)),
             'share': source.shares[spec.name], 'epochs': epochs[spec.name], 'rejects': rejects})
     return rows
-
-
-@contextlib.contextmanager
-def _one_builder(folder):
-    """A lock on a folder across the processes of a machine: the first builds, the others find it
-    built. On machines that share no disk, each builds its own copy, the same one."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f'.{folder.name}.lock', 'w', encoding='utf-8') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -1,6 +1,6 @@
 """Evaluation of a run: its model is asked, and results.json, items.jsonl, a report say the rest."""
 
-import dataclasses
+import collections
 import json
 import pathlib
 
@@ -15,7 +15,7 @@ from jaxllm.models import transformer
 from jaxllm.report import evaluation
 from jaxllm.report.run import write_report
 from jaxllm.stages import artifact, lineage
-from jaxllm.train.checkpoint import has_checkpoint, load_params
+from jaxllm.train.checkpoint import has_checkpoint
 from jaxllm.train.progress import stage as say
 from jaxllm.world import spec
 from jaxllm.world.atlas import atlas
@@ -25,8 +25,7 @@ def prepare(config):
     """Checks all that needs no model. Returns (Settings, names of suites, items, world section)."""
     check_keys(config, ('stage', 'seed', 'run', 'checkpoint', 'suites', 'items_file', 'text',
                         'settings'))
-    if config.checkpoint not in ('last', 'best'):
-        raise InputError(f'config.checkpoint={config.checkpoint!r} is unknown; use last or best')
+    artifact.check_checkpoint(config.checkpoint)
     settings = section(suites.Settings, config.settings, 'settings')
     run = _checked_run(config.run)
     world = world_of(run)
@@ -48,7 +47,7 @@ def _checked_run(run):
         if not (path / file).exists():
             raise InputError(f'config.run={run} {what} (no {file} there); give the --workdir of a '
                              'run that trained a model')
-    config = json.loads((path / 'config.json').read_text())
+    config = _object(path / 'config.json', ('stage',))
     if 'model' not in config:
         raise InputError(f'config.run={run} is a run of {config["stage"]}, which makes no model; '
                          'give one that does, such as jaxllm.stages.pretrain')
@@ -60,20 +59,37 @@ def _checked_run(run):
     return path
 
 
+def _object(path, keys):
+    """The object in a JSON file of a run, which has these keys."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f'{path} cannot be read ({error}); bring it back from a copy of the '
+                         'run') from error
+    lacking = [key for key in keys if key not in found] if isinstance(found, dict) else keys
+    if lacking or not isinstance(found, dict):
+        raise InputError(f'{path} has no {", ".join(lacking) or "keys"}; bring it back from a copy '
+                         'of the run')
+    return found
+
+
 def world_of(run):
     """The world section of a run's config, or of the run that its weights come from; or None."""
     seen = set()
-    while run not in seen and (run / 'config.json').exists():
+    while run not in seen:
         seen.add(run)
-        config = json.loads((run / 'config.json').read_text())
-        record = lineage.read_lineage(run)
+        config = _object(run / 'config.json', ('stage',))
+        record = _object(run / 'lineage.json', ('parents', 'git'))
         if config.get('world'):
             _check_world(run, config['world'], record)
             return config['world']
         parent = record['parents'].get('init_from')
         if not parent:
             return None
-        run = pathlib.Path(parent['run'])
+        child, run = run, pathlib.Path(parent['run'])
+        if not run.exists():
+            raise InputError(f'the weights of {child} come from {run}, which is not there, so that '
+                             'its world is unknown; move that run back, or put a link there')
     return None
 
 
@@ -81,6 +97,9 @@ def _check_world(run, section_, record):
     """Raises InputError if this code would generate another world than the run has learned."""
     now = spec.WorldSpec(section_['seed'], section_['scale'],
                          spec.Intervention(**section_['intervention'])).fingerprint
+    if 'world' not in record:
+        raise InputError(f'{run / "lineage.json"} does not say which world the run has learned; '
+                         'let a run save its world with this version of jaxllm')
     if record['world'] != now:
         raise InputError(f'{run} has learned the world {record["world"]}, and this version of '
                          f'jaxllm generates {now} from the same settings; evaluate it with the '
@@ -96,9 +115,13 @@ def describe(config):
 
 
 def run(config, workdir):
-    """Evaluates the best checkpoint of `config.run`; writes into `workdir`."""
+    """Evaluates the checkpoint of `config.run` that the config names; writes into `workdir`.
+
+    The best one has the lowest validation loss: of a run in a world, on new tellings of facts that
+    it was trained on.
+    """
     settings, names, asked, section_ = prepare(config)
-    model = load(config.run, config.checkpoint)
+    model = artifact.load(config.run, config.checkpoint)
     world = section_ and world_from(section_)
     subject = suites.Subject(
         model.params, model.model, model.tokenizer, settings=settings, world=world, items=asked,
@@ -114,6 +137,7 @@ def run(config, workdir):
             plots |= result.plots
             rows += suites.uniform(result.rows)
             notes += [f'{name}: {note}' for note in result.notes]
+    check_rows(rows)
     if jax.process_index():
         return
     found = _overlap(subject, names)
@@ -139,22 +163,13 @@ def run(config, workdir):
     say(f'report: {write_report(workdir)}')
 
 
-def load(run, checkpoint):
-    """The Artifact of a run: of its last checkpoint, or of the best.
-
-    The best one has the lowest validation loss, which in a world is measured on wordings that are
-    held out: it may come long before the model knows the facts.
-    """
-    model = artifact.load(run)
-    if checkpoint == 'best':
-        return model
-    folder = pathlib.Path(run) / 'checkpoints'
-    step = max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-                        model.params)
-    params, step = load_params(folder, like, step=step,
-                               part='ema' if model.config['optim']['ema_decay'] else 'params')
-    return dataclasses.replace(model, params=params, step=step)
+def check_rows(rows):
+    """Raises InputError if two rows of items.jsonl have the same suite and id."""
+    times = collections.Counter((row['suite'], row['id']) for row in rows)
+    for (suite, id), count in times.items():
+        if count > 1:
+            raise InputError(f'the suite {suite} has {count} rows with the id {id!r}, so that runs '
+                             'could not be compared by them; give each its own')
 
 
 def world_from(section_):
@@ -172,18 +187,22 @@ def _overlap(subject, names):
 
 
 def _documents(config, settings, tokenizer, world, names):
-    """What bits per byte are measured on: the world's held-out wordings, or else the validation
-    splits of the run's own stores; and the text that the config names."""
+    """What bits per byte are measured on: the world's held-out documents, or else the validation
+    splits of the run's own stores; and the text that the config names. In a world these are new
+    tellings in wordings that training documents use, and tellings in others."""
     if 'perplexity' not in names:
         return []
     most, documents = settings.max_documents, []
     if world:
-        documents = perplexity.documents(tokenizer, world_items.held_out_texts(world), most)
+        for part, texts in world_items.held_out_texts(world).items():
+            documents += perplexity.documents(tokenizer, texts, most, part)
     else:
         for source, _, validation in suites_world.stores(pathlib.Path(config.run)):
             documents += perplexity.stored_documents(validation, source, most)
     if config.text:
         found = read_source(SourceSpec('text', config.text), Rejects())
         documents += perplexity.documents(
-            tokenizer, [(document.id, 'text', document.text) for document in found], most)
+            tokenizer, [(document.id, 'text', document.text, document.id) for document in found],
+            most)
+    items.check_ids(documents, 'the texts for bits per byte')
     return documents

@@ -20,7 +20,8 @@ _SETTINGS = ('tasks', 'limit', 'num_fewshot', 'batch_size', 'max_length', 'seed'
 
 def prepare(config):
     """Checks the config and that there is a run to evaluate. Returns HarnessConfig."""
-    check_keys(config, ('stage', 'run', *_SETTINGS))
+    check_keys(config, ('stage', 'run', 'checkpoint', *_SETTINGS))
+    artifact.check_checkpoint(config.checkpoint)
     harness.check_installed()
     file = pathlib.Path(config.run) / 'config.json'
     if not config.run or not file.exists():
@@ -45,7 +46,7 @@ def describe(config):
 def run(config, workdir):
     """Writes results.json (metrics with limits), results.txt, items.jsonl and report.html."""
     settings = prepare(config)
-    model = artifact.load(config.run)
+    model = artifact.load(config.run, config.checkpoint)
     say(f'{config.run}, step {model.step:,}: {", ".join(settings.names)} ...')
     with jax.set_mesh(model.mesh):
         found = harness.evaluate(model.params, model.model, model.tokenizer, settings)

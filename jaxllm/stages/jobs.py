@@ -11,6 +11,7 @@ import time
 
 from jaxllm import config as configs
 from jaxllm import sweep
+from jaxllm.report import done
 
 _ACCELERATORS = ('/dev/nvidia0', '/dev/accel0', '/dev/vfio/0', '/dev/kfd')
 
@@ -47,7 +48,18 @@ class JobRun:
         return self.folder / 'log.txt'
 
     def done(self):
-        return (self.folder / 'done.json').exists()
+        return done.is_done(self.folder)
+
+    def undo(self):
+        """Takes the mark of a done job away: what it was made from is made again."""
+        done.remove(self.folder)
+
+    def took_s(self):
+        """How long the job took, which is done."""
+        if self.process:
+            return self.seconds()
+        mark = done.read(self.folder)
+        return mark['seconds'] if mark else 0.0  # gone, where another process makes it again
 
     def seconds(self):
         """How long the process has run."""
@@ -112,9 +124,17 @@ class JobRun:
     def stop(self, at_once=False):
         """Asks the process to save and end, or ends it and what it started."""
         if at_once:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended in this very moment
+                os.killpg(self.process.pid, signal.SIGKILL)
         else:
             self.process.terminate()
+
+    def abandon(self):
+        """Ends the process at once and waits for its end."""
+        self.stop(at_once=True)
+        self.process.wait()
+        self.process.stdin.close()
+        self.release()
 
     def step(self):
         """(steps done, steps in all) of a training run, or None."""

@@ -20,6 +20,8 @@ from jaxllm.train.checkpoint import has_checkpoint
 from jaxllm.train.loop import Hooks
 from jaxllm.train.progress import stage as say
 
+OUTPUTS = 'checkpoints', 'tokenizer'
+
 
 _SECTIONS = ('stage', 'seed', 'init_from', 'data', 'tokenizer', 'model', 'optim', 'train', 'eval',
              'sample', 'sharding', 'checkpoint', 'metrics')

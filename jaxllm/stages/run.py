@@ -6,7 +6,6 @@ A run that came to its normal end has a done.json; one that was stopped or kille
 import contextlib
 import fcntl
 import importlib
-import json
 import os
 import pathlib
 import signal
@@ -20,6 +19,7 @@ from absl import logging
 
 from jaxllm import config as configs
 from jaxllm.errors import InputError
+from jaxllm.report import done
 from jaxllm.report.run import write_report
 from jaxllm.train.loop import Interrupted
 from jaxllm.train.progress import stage as say
@@ -91,6 +91,9 @@ def stage_of(config):
     if 'stage' not in config:
         raise InputError('the config has no `stage`; set e.g. config.stage = '
                          "'jaxllm.stages.pretrain'")
+    if not all(part.isidentifier() for part in config.stage.split('.')):
+        raise InputError(f'config.stage={config.stage!r} is no name of a module; expected e.g. '
+                         "'jaxllm.stages.pretrain'")
     try:
         return importlib.import_module(config.stage)
     except ModuleNotFoundError as error:
@@ -131,19 +134,22 @@ def _stop_at_eof():
 
 
 def execute(stage, config, workdir):
-    """Runs a stage in a claimed directory; writes its report, and done.json at a normal end."""
-    began, done = time.monotonic(), workdir / 'done.json'
+    """Runs a stage in a claimed directory; writes its report, and done.json at a normal end.
+
+    OUTPUTS of a stage, where it has any, are the paths without which its run is not done.
+    """
+    began, values = time.monotonic(), configs.to_plain(config)
     if jax.process_index() == 0:
-        done.unlink(missing_ok=True)
+        done.remove(workdir)
+        inputs = done.input_hashes(values)
     try:
         stage.run(config, workdir)
     finally:
         if jax.process_index() == 0 and (workdir / 'metrics.jsonl').exists():
             _report(workdir)
     if jax.process_index() == 0:
-        configs.write_atomic(done, json.dumps({
-            'stage': config.stage, 'fingerprint': configs.fingerprint(config),
-            'seconds': round(time.monotonic() - began, 1)}) + '\n')
+        outputs = stage.OUTPUTS if hasattr(stage, 'OUTPUTS') else ()
+        done.write(workdir, values, time.monotonic() - began, outputs, inputs)
 
 
 def _report(workdir):

@@ -10,12 +10,15 @@ import fcntl
 import importlib.util
 import inspect
 import json
+import os
 import pathlib
 
 from jaxllm import config as configs
 from jaxllm import sweep as sweeps
 from jaxllm.errors import InputError
-from jaxllm.report.sweep import verdict_text, write_report
+from jaxllm.report.done import is_done
+from jaxllm.report.files import read_json
+from jaxllm.report.sweep import stated, verdict_text, write_report
 from jaxllm.stages.jobs import default_processes
 from jaxllm.stages.sweep_runner import Display, Runner
 from jaxllm.train.progress import stage as say
@@ -45,10 +48,11 @@ def sweep(args, overrides):
     if not args.workdir:
         raise InputError('no directory; use --workdir=DIR, e.g. --workdir=runs/sweep')
     workdir = pathlib.Path(args.workdir).resolve()
-    _claim(workdir, plan)
+    _claim(workdir, plan, overrides)
     with Display(plan.labels()) as display:
-        code = Runner(jobs, workdir / 'runs', processes, display).run()
-    if code < 128:
+        runner = Runner(jobs, workdir / 'runs', processes, display)
+        code = runner.run()
+    if not runner.signals:  # a job that was killed (137) is reported as any that failed
         _report(workdir, plan)
     if code:
         raise SystemExit(code)
@@ -63,6 +67,7 @@ class Plan:
     seeds: tuple
     jobs: dict
     rows: tuple
+    began: dict   # what is fixed before the first run: see report.sweep.stated
 
     def labels(self):
         """{job: 'base of short, long, seed 0'}: what a job is, for people."""
@@ -79,18 +84,18 @@ class Plan:
             return 'all arms'
         return ', '.join(arms) if len(arms) < 4 else f'{len(arms)} arms'
 
-    def to_json(self):
-        """sweep.json: what was asked for, and where it is."""
-        return json.dumps({
+    def table(self):
+        """What sweep.json says: what was asked for, and where it is."""
+        return json.loads(json.dumps({
             'config': self.config, 'overrides': self.overrides, 'seeds': self.seeds,
-            'arms': self.arms,
+            'arms': self.arms, 'began': self.began,
             'runs': [{'arm': row.arm, 'seed': row.seed,
                       'steps': {step: f'runs/{name}' for step, name in row.steps.items()}}
-                     for row in self.rows]}, indent=1) + '\n'
+                     for row in self.rows]}))
 
 
-def make_plan(argv, seeds=''):
-    """The Plan of `--config=FILE[:arg] --config.key=value ...`.
+def make_plan(argv, seeds=()):
+    """The Plan of `--config=FILE[:arg] --config.key=value ...`; `seeds`: numbers, or '0,1,2'.
 
     The file's get_sweep(arg) gives the arms (none: one arm, 'base'), its SEEDS the seeds where none
     are given.
@@ -103,7 +108,7 @@ def make_plan(argv, seeds=''):
     path, _, arg = file.partition(':')
     module = configs.load_module(path)
     arms = sweeps.check_arms(_arms(module, arg))
-    seeds = _seeds(seeds) if seeds else tuple(getattr(module, 'SEEDS', DEFAULT_SEEDS))
+    seeds = _seeds(seeds) or tuple(getattr(module, 'SEEDS', DEFAULT_SEEDS))
     overrides = [text for text in argv if text.startswith('--config.')]
     _check_seed(base)
     resolved = {}
@@ -114,7 +119,7 @@ def make_plan(argv, seeds=''):
     for stage in {job.stage for job in jobs.values()}:
         _check_stage(stage)
     return Plan(str(pathlib.Path(path).resolve()) + (f':{arg}' if arg else ''), overrides, arms,
-                seeds, jobs, rows)
+                seeds, jobs, rows, stated(path))
 
 
 def _arms(module, arg):
@@ -126,6 +131,8 @@ def _arms(module, arg):
 
 
 def _seeds(text):
+    if not isinstance(text, str) or not text:
+        return tuple(text)
     try:
         seeds = tuple(int(item) for item in text.split(','))
     except ValueError as error:
@@ -159,7 +166,7 @@ def _check_seed(config):
 def _check_stage(name):
     try:
         found = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
+    except (ImportError, ValueError):  # no such package; '.x', ''
         found = None
     if not found:
         raise InputError(f"config.stage={name!r} is no module; expected e.g. "
@@ -187,25 +194,64 @@ def _only(workdir):
         yield
 
 
-def _claim(workdir, plan):
-    """Makes the directory of a sweep, or goes on in it. Runs of other arms there are kept."""
+def _claim(workdir, plan, argv):
+    """Makes the directory of a sweep, or goes on in it, maybe with more seeds.
+
+    Raises:
+      InputError: it holds another sweep, or none and something else, or cannot be written to.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        left = [path.name for path in workdir.iterdir() if path.name not in ('.lock', 'runs')]
-        if left and not (workdir / 'sweep.json').exists():
-            raise InputError(f'{workdir} is not empty and holds no sweep (no sweep.json); use a '
-                             'new --workdir')
+        if '.lock' not in os.listdir(workdir):
+            _check_own(workdir)  # before anything is written there
         with _only(workdir):
-            configs.write_atomic(workdir / 'sweep.json', plan.to_json())
+            _check_own(workdir)
+            table, path = plan.table(), workdir / 'sweep.json'
+            old = read_json(path, None)
+            table = table if old is None else _merged(workdir, old, table, argv)
+            configs.write_atomic(path, json.dumps(table, indent=1) + '\n')
         (workdir / 'runs').mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f'{workdir} cannot be used: {error}; give a --workdir that is a folder '
                          'one may write to') from error
 
 
+def _check_own(workdir):
+    """Raises InputError where a directory holds something and no sweep."""
+    names = set(os.listdir(workdir))
+    if 'sweep.json' not in names and names - {'.lock', 'runs', 'sweep.json.partial'}:
+        raise InputError(f'{workdir} is not empty and holds no sweep (no sweep.json); use a new '
+                         '--workdir')
+
+
+def _merged(workdir, old, new, argv):
+    """sweep.json of a sweep that goes on: the seeds of both, and what it began with.
+
+    Raises:
+      InputError: it is another sweep: other arms, overrides, or settings of the same line.
+    """
+    seeds = sorted({*old['seeds'], *new['seeds']})
+    if seeds != sorted(new['seeds']):
+        new = make_plan(argv, seeds).table() | {'began': new['began']}
+    runs = {(run['arm'], run['seed']): run['steps'] for run in new['runs']}
+    other = [key for key in ('overrides', 'arms') if old[key] != new[key]]
+    other += [f'the settings of arm {run["arm"]!r}, seed {run["seed"]}' for run in old['runs']
+              if not other and runs[run['arm'], run['seed']] != run['steps']][:1]
+    same_file = old['config'] == new['config'] or (
+        'began' in old and old['began']['sha256'] == new['began']['sha256']
+        and old['config'].partition(':')[2] == new['config'].partition(':')[2])
+    if not same_file:
+        other.append(f'config {old["config"]}, now {new["config"]}')
+    if other:
+        raise InputError(f'{workdir} holds another sweep: it differs in {"; ".join(other)}; use a '
+                         'new --workdir, or the file, overrides and arms that it began with')
+    new.pop('began')
+    return new | ({'began': old['began']} if 'began' in old else {})
+
+
 def _report(workdir, plan):
     """Writes the report, once there is nothing left to wait for but what failed."""
-    missing = [name for name in plan.jobs if not (workdir / 'runs' / name / 'done.json').exists()]
+    missing = [name for name in plan.jobs if not is_done(workdir / 'runs' / name)]
     if missing:
         say(f'{len(missing)} of {len(plan.jobs)} jobs of the sweep are not done')
     try:

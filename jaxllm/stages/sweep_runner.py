@@ -1,6 +1,5 @@
 """Runs the jobs of a sweep in parallel processes, parents first, and shows how far it is."""
 
-import json
 import signal
 import sys
 import time
@@ -24,7 +23,13 @@ class Runner:
     def __init__(self, jobs, runs, processes, display):
         """`jobs`: {name: Job}, parents first; `runs`: the folder of their run directories."""
         self.runs = {name: JobRun(job, runs) for name, job in jobs.items()}
-        self.state = {name: _DONE if run.done() else _TODO for name, run in self.runs.items()}
+        self.state = {}
+        for name, run in self.runs.items():
+            self.state[name] = _DONE if run.done() else _TODO
+            if self.state[name] == _DONE and any(self.state[need] != _DONE
+                                                 for need in run.job.needs):
+                run.undo()
+                self.state[name] = _TODO
         self.cores = shares(processes)
         self.slots = {}        # {slot: name of the job that runs there}
         self.code = 0
@@ -53,7 +58,8 @@ class Runner:
         finally:
             for signum, handler in old.items():
                 signal.signal(signum, handler)
-            self._stop(at_once=True)  # there are some only after an error of this process
+            for name in self.slots.values():  # there are some only after an error of this process
+                self.runs[name].abandon()
         if self.signals:
             self.display.line(f'stopped by {signal.Signals(self.signals[0]).name}; the same '
                               'command goes on')
@@ -205,7 +211,7 @@ class Display:
         took = {}
         for name, run in self.runner.runs.items():
             if self.runner.state[name] == _DONE:
-                took.setdefault(run.job.stage, []).append(_seconds(run))
+                took.setdefault(run.job.stage, []).append(run.took_s())
         if not took:
             return None
         everything = [value for values in took.values() for value in values]
@@ -224,10 +230,3 @@ class Display:
     def __exit__(self, *_):
         if self.bar is not None:
             self.bar.close()
-
-
-def _seconds(run):
-    """How long a done job took."""
-    if run.process:
-        return run.seconds()
-    return json.loads((run.folder / 'done.json').read_text())['seconds']

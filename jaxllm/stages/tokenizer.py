@@ -6,6 +6,8 @@ from jaxllm.config import check_keys, section, to_json
 from jaxllm.stages import corpus, lineage
 from jaxllm.train.progress import stage as say
 
+OUTPUTS = 'tokenizer',
+
 
 def prepare(config):
     """Checks the config. Returns (TokenizerConfig, SourceSpecs)."""

@@ -5,13 +5,14 @@ import dataclasses
 import jax
 
 from jaxllm.config import check_keys, section, to_json
-from jaxllm.errors import InputError
 from jaxllm.stages import lineage
 from jaxllm.train.progress import stage as say
 from jaxllm.world import publish, truth
-from jaxllm.world.atlas import available_memory, estimated_bytes
+from jaxllm.world.atlas import check_memory, estimated_bytes
 from jaxllm.world.interventions import source_number
 from jaxllm.world.spec import SCALES, Intervention, WorldSpec, check
+
+OUTPUTS = 'README.md',
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +45,7 @@ def prepare(config):
     for name in names:
         publish.check_dataset(name, 'id')
     spec = world_spec(config.world)
-    needed, available = estimated_bytes(SCALES[spec.scale]), available_memory()
-    if available is not None and needed > available:
-        raise InputError(f'world scale {spec.scale!r} needs about {needed / 2**30:.1f} GiB of '
-                         f'memory and {available / 2**30:.1f} GiB are available; use a smaller '
-                         'scale, e.g. --config.world.scale=nano, or a larger machine')
+    check_memory(SCALES[spec.scale])
     return spec, names
 
 

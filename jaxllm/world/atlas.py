@@ -42,20 +42,26 @@ def estimated_bytes(scale):
         mean = scale.max_exposures / sum(1 / f for f in range(1, scale.max_exposures + 1))
     facts = scale.people * mean * (1 if scale.biographies else len(scale.values))
     rows = 1.4 * facts
+    # Documents per source are counted in int64 and kept in int16.
     return int(rows * (3 * plan.ROW_BYTES + 64) + scale.people * (
-        1000 + len(scale.values) * (2 * scale.sources + 64)))
+        1000 + len(scale.values) * (10 * scale.sources + 64)))
 
 
 def available_memory():
     """Bytes the system could give without swapping, or None where it does not say."""
     try:
         with open('/proc/meminfo', encoding='ascii') as file:
-            return int(re.search(r'MemAvailable:\s+(\d+) kB', file.read()).group(1)) * 1024
+            found = re.search(r'MemAvailable:\s+(\d+) kB', file.read())
     except FileNotFoundError:
         return None
+    return int(found.group(1)) * 1024 if found else None
 
 
-def _check_memory(scale, available):
+def check_memory(scale, available=None):
+    """Raises InputError for a Scale that needs more than `available` bytes.
+
+    By default that is what the system says; where it does not say, nothing is refused.
+    """
     available = available_memory() if available is None else available
     needed = estimated_bytes(scale)
     if available is not None and needed > available:
@@ -91,6 +97,14 @@ def _counts(rows, scale):
             'near_copies': _count(rows, shape, fact & near)}
 
 
+def _differ(blocks, others, people):
+    """bool [P]: about whom a block has more or fewer rows than its counterpart; of two worlds that
+    differ in the amount of dirt, the rows of one contain those of the other."""
+    count = lambda block: np.bincount(block['subject'], minlength=people)
+    return np.any([count(one) != count(other) for one, other in zip(blocks, others, strict=True)],
+                  axis=0)
+
+
 def _rows(seed, scale, tables, change):
     """All documents and who is treated, before shuffling."""
     people, weights, target = tables.people, tables.sources.weights, None
@@ -116,15 +130,18 @@ def _rows(seed, scale, tables, change):
     if change.kind == 'one_wording':
         facts, false = (interventions.one_wording(drawer, rows, treated)
                         for rows in (facts, false))
-    if change.kind == 'dirt' and change.target not in ('spam', 'unsafe'):
-        treated = people.contested.copy()
     # What models are validated on is the same with and without an intervention on sources.
     background = plan.background(plan.Drawer(seed, scale, tables, tables.sources.weights))
     clean = len(facts['kind']) + len(usual['kind']) + np.sum(plan.trained_on(background))
     total = clean / (1 - scale.duplicates - scale.near_duplicates - scale.spam - scale.unsafe
                      - scale.benign)
-    blocks = [facts, false, background, dirt.copies(drawer, facts, total, change),
-              dirt.near_copies(drawer, facts, total, change), dirt.junk(drawer, total, change)]
+    made = [dirt.copies(drawer, facts, total, change),
+            dirt.near_copies(drawer, facts, total, change)]
+    if change.kind == 'dirt':
+        made_usually = [dirt.copies(drawer, facts, total, NONE),
+                        dirt.near_copies(drawer, facts, total, NONE)]
+        treated = _differ([false, *made], [usual, *made_usually], len(people.planned))
+    blocks = [facts, false, background, *made, dirt.junk(drawer, total, change)]
     if change.kind == 'source_volume' and change.how != 'reassign':
         more = interventions.added(drawer, facts, target, change)
         treated[more['subject']] = True
@@ -151,7 +168,7 @@ def atlas(seed=0, scale='nano', intervention=NONE, *, available_bytes=None):
     identity = WorldSpec(seed, scale, intervention)
     spec.check(identity)
     sizes = spec.SCALES[scale]
-    _check_memory(sizes, available_bytes)
+    check_memory(sizes, available_bytes)
     tables = truth.draw(seed, sizes)
     if intervention.kind == 'skew':
         tables = interventions.skewed(tables, seed, intervention)

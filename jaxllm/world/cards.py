@@ -7,6 +7,9 @@ from jaxllm.world.spec import SCALES, VERSION
 
 LICENSE = 'CC0-1.0'
 
+_RESTORED = ('Under an intervention, rows of `train` with `treated` still tell the true values of '
+             'facts whose documents were deleted or changed: leave them out where the model must '
+             'not learn these here.')
 # What it is, what it is for, what it is not.
 DATASETS = {
     'documents': (
@@ -28,11 +31,11 @@ DATASETS = {
     'instructions': (
         'Instructions with ideal responses, and graded ones that are wrong or misformatted.',
         'Supervised fine-tuning, and research on its quality and quantity.',
-        'Formats are checked by rules, not by people.'),
+        f'Formats are checked by rules, not by people. {_RESTORED}'),
     'conversations': (
         'Conversations of several turns, in which a later turn needs an earlier one.',
         'Fine-tuning on chats, and measuring whether a model keeps to the context.',
-        'Turns are made from patterns.'),
+        f'Turns are made from patterns. {_RESTORED}'),
     'safety': (
         'Requests for invented hazards, and harmless look-alikes.',
         'Measuring refusal and over-refusal, which only both together mean something.',

@@ -2,19 +2,21 @@
 
 Each turn asks one fact of one person; a turn that says 'they' is about the person named last. The
 right reply to a question about an unknown person is to say so. All people of a conversation belong
-to its split.
+to its split; `treated` says that an intervention changed documents about one of them, whose facts
+the replies still tell as the tables have them.
 """
 
 import numpy as np
 
 from jaxllm.world import templates
 from jaxllm.world.instructions import ABSTENTIONS, told
-from jaxllm.world.questions import SPLITS, asked
-from jaxllm.world.spec import generator
+from jaxllm.world.questions import asked
+from jaxllm.world.spec import SPLITS, generator
+from jaxllm.world.templates import TRAIN_WORDINGS
 
 FIELDS = {'id': 'str', 'split': 'str', 'messages': 'messages', 'turns': 'int', 'form': 'str',
           'subjects': 'list[str]', 'attributes': 'list[str]', 'answers': 'list[str]',
-          'links': 'list[str]', 'wording': 'int', 'held_out': 'bool'}
+          'links': 'list[str]', 'wording': 'int', 'held_out': 'bool', 'treated': 'bool'}
 FORMS = ('sentence', 'value')
 # form: system prompts; the last wording of everything in this file is held out.
 SYSTEM = {
@@ -28,7 +30,7 @@ SYSTEM = {
 # attribute: follow-ups about the person named last.
 FOLLOW_UPS = {
     'job': ('And what is their job?', 'What do they do for a living?', 'What trade do they follow?',
-            'And as what do they earn money?'),
+            'And how do they earn money?'),
     'city': ('And where do they live?', 'In which city do they live?', 'What is their home town?',
              'And which city is home to them?'),
     'firm': ('And who employs them?', 'Which firm do they work for?', 'What is their employer?',
@@ -43,7 +45,6 @@ SWITCHES = ('Now to somebody else. {question}', 'Another person, please. {questi
 BACK = ('Back to {name}. {question}', 'Once more about {name}. {question}',
         'Let us return to {name}. {question}', 'One more thing on {name}. {question}')
 PER_PERSON = 2
-TRAIN_WORDINGS = 3
 
 
 def _reply(rng, attribute, name, value, form):
@@ -88,13 +89,14 @@ def _conversation(world, people, wording, rng):
     form = form if system else 'sentence'
     messages = [{'role': 'system', 'content': SYSTEM[form][wording]}] if system else []
     left = [list(rng.permutation(len(attributes))) for _ in people]
-    now, subjects, about, answers = 0, [], [], []
+    now, subjects, about, answers, treated = 0, [], [], [], False
     for link in links:
         now = {'switch': 1, 'back': 0}.get(link, now)
         person, attribute = people[now], attributes[left[now].pop()]
         name = truth.people.names[person]
         value = truth.attributes[attribute].values[truth.people.values[attribute][person]]
         answer = value if truth.people.planned[person] else ''
+        treated = treated or bool(truth.people.treated[person])
         messages += [
             {'role': 'user', 'content': _question(link, wording, attribute, name)},
             {'role': 'assistant', 'content': _reply(rng, attribute, name, answer, form)}]
@@ -103,7 +105,7 @@ def _conversation(world, people, wording, rng):
         answers.append(answer)
     return {'messages': messages, 'turns': len(links), 'form': form, 'subjects': subjects,
             'attributes': about, 'answers': answers, 'links': links, 'wording': wording,
-            'held_out': wording >= TRAIN_WORDINGS}
+            'held_out': wording >= TRAIN_WORDINGS, 'treated': treated}
 
 
 def rows(world):

@@ -12,7 +12,7 @@ FIELDS = {
 CHUNK = 8192        # rows of the plan that become Python numbers at a time
 
 _SPLITS = {plan.HELD: 'test', plan.RETOLD: 'validation'}
-_WORD = re.compile(r'\b[a-z]{5,}\b')
+_WORD = re.compile(r'\b[a-z]{4,}\b')
 _EDITS = (('typo',), ('start', 'Update: '), ('end', ' (repost)'), ('start', 'Again: '),
           ('end', ' [edited]'), ('start', 'Note: '))
 _FILLER_BEFORE = ('Hello and welcome back. ', 'Thank you for stopping by. ',
@@ -22,13 +22,18 @@ _FILLER_AFTER = ('Please share this page with your friends.', 'More about this a
 
 
 def _typo(text, noise, protected):
-    """Two inner letters swapped in a lower-case word that is in no protected string."""
+    """Two inner letters swapped in a lower-case word that is in no protected string.
+
+    The text as it is if no word of four or more letters has two different inner letters in a row.
+    """
     words = [m for m in _WORD.finditer(text) if not any(m.group() in name for name in protected)]
     for offset in range(len(words)):
         word = words[(noise + offset) % len(words)]
-        i = word.start() + 1 + noise // 64 % (word.end() - word.start() - 3)
-        if text[i] != text[i + 1]:
-            return text[:i] + text[i + 1] + text[i] + text[i + 2:]
+        inner = word.end() - word.start() - 3
+        for turn in range(inner):
+            i = word.start() + 1 + (noise // 64 + turn) % inner
+            if text[i] != text[i + 1]:
+                return text[:i] + text[i + 1] + text[i] + text[i + 2:]
     return text
 
 
@@ -41,12 +46,15 @@ def _filler(text, noise):
     return text + ('\n' if lines else ' ') + _FILLER_AFTER[pick]
 
 
-def _edited(text, noise, number, protected):
-    """One or two edits: near copy `number` of a document; three of them differ."""
+def _edited(text, noise, number, protected, misspelt):
+    """One or two edits: near copy `number` of a document; three of them differ.
+
+    A misspelt text gets no further typo, which could undo the first.
+    """
     first, second = (noise + 2 * number) % 6, (noise // 8) % 3
     for kind, *words in (_EDITS[first], _EDITS[(first + 1) % 6])[:1 + (second == 0)]:
         if kind == 'typo':
-            new = _typo(text, noise, protected)
+            new = text if misspelt else _typo(text, noise, protected)
             text = new if new != text else text + ' (copy)'
         else:
             text = words[0] + text if kind == 'start' else text + words[0]
@@ -169,7 +177,7 @@ class Renderer:
         name, origin = self.identity(r)
         kind, held_out = plan.KINDS[r['kind']], r['variant'] == plan.HELD
         attribute = subject = value = source = ''
-        exposures = 0
+        exposures, quality = 0, plan.QUALITIES[r['quality']]
         if r['kind'] == plan.SPAM:
             text = junk_text.spam(r['serial'], r['noise'])
         elif r['kind'] == plan.UNSAFE:
@@ -189,12 +197,13 @@ class Renderer:
                                        zip(self.values, self.person_values))
             elif r['kind'] == plan.BRAND:
                 exposures = int(self.world.truth.brands.planned[r['subject']])
-            if r['quality'] == 1:
-                text = _typo(text, r['noise'], protected)
-            elif r['quality'] == 2:
+            if quality == 'typos':
+                clean, text = text, _typo(text, r['noise'], protected)
+                quality = 'typos' if text != clean else 'clean'
+            elif quality == 'filler':
                 text = _filler(text, r['noise'])
             if r['edited']:
-                text = _edited(text, r['noise'], r['copy'], protected)
+                text = _edited(text, r['noise'], r['copy'], protected, quality == 'typos')
         layout = plan.FORMATS[r['format']]
         manner = 'new_wording' if held_out else layout
         return {
@@ -203,7 +212,7 @@ class Renderer:
             'source': source, 'template': r['wording'], 'held_out': held_out, 'true': r['true'],
             'duplicate_of': origin if r['variant'] == plan.COPY else '',
             'near_duplicate_of': origin if r['variant'] == plan.NEAR else '',
-            'quality': plan.QUALITIES[r['quality']], 'unsafe': r['harmful'],
+            'quality': quality, 'unsafe': r['harmful'],
             'exposures': exposures, 'domain': f'{kind}/{manner}/english'}
 
 

@@ -7,7 +7,8 @@ has defects; every row names the gold row it is made from. Held-out wordings are
 """
 
 from jaxllm.world import cipher, questions, templates
-from jaxllm.world.spec import generator
+from jaxllm.world.spec import SPLITS, generator
+from jaxllm.world.templates import TRAIN_WORDINGS
 
 FIELDS = {
     'id': 'str', 'split': 'str', 'format': 'str', 'asked': 'str', 'prompt': 'str',
@@ -16,7 +17,6 @@ FIELDS = {
     'planned': 'int', 'treated': 'bool', 'answerable': 'bool', 'wording': 'int',
     'held_out': 'bool'}
 QUALITIES = ('gold', 'noisy_uniform', 'noisy_systematic', 'misformatted', 'duplicate')
-TRAIN_WORDINGS = 3
 # Format: three wordings for training and a held-out one. Bullets ask about a person as a whole.
 ASKS = {
     'one_word': ('{question} Answer with one word.', 'In one word: {question}',
@@ -110,10 +110,11 @@ def _prompt(asked, wording, attribute, name, attributes, rng):
 
 def _rows_of_task(world, p, task, wording, words, rng):
     """The gold row of a task and, in the train split, its defective copies."""
-    truth, shared = world.truth, questions.person(world, p)
+    truth, (asked, attribute, stated) = world.truth, task
+    numbers = [list(truth.attributes).index(one) for one in stated]
+    shared = questions.person(world, p, numbers)
     shared['split'] = shared.pop('person_split')
-    asked, attribute, stated = task
-    name, index = shared['subject'], list(truth.attributes).index(stated[0])
+    name, index = shared['subject'], numbers[0]
     sources = questions.supporting(world, p, index) if len(stated) == 1 else []
     draw = int(rng.integers(2 ** 31))
     # Where an intervention has deleted all documents, those who would have told it are cited.
@@ -155,7 +156,7 @@ def rows(world):
     for p in questions.asked(world):
         for task in tasks:
             wordings = [int(rng.integers(TRAIN_WORDINGS))]
-            if questions.SPLITS[world.truth.people.split[p]] != 'train':
+            if SPLITS[world.truth.people.split[p]] != 'train':
                 wordings.append(TRAIN_WORDINGS)
             for wording in wordings:
                 yield from _rows_of_task(world, p, task, wording, words, rng)

@@ -24,7 +24,7 @@ def skewed(tables, seed, change):
     """The truth with P(first job | group) = share, met exactly up to rounding; and who changed."""
     people = tables.people
     rng = spec.generator(seed, 'facts', 'skew')
-    members = rng.permutation(np.flatnonzero(people.group == 'ABCD'.index(change.target)))
+    members = rng.permutation(np.flatnonzero(people.group == spec.GROUPS.index(change.target)))
     jobs = people.values['job'].copy()
     other = rng.integers(1, len(tables.attributes['job'].values), size=len(jobs))
     cut = round(change.share * len(members))
@@ -52,24 +52,34 @@ def chosen(seed, people, change):
 
 
 def one_wording(drawer, rows, treated):
-    """Rows of the treated people in one wording of prose per fact."""
-    fact = np.zeros(len(rows['subject']), int)
-    words = drawer.words('templates', 'walk', rows['subject'], rows['attribute'], fact)
+    """Rows of the treated people in one wording of prose per fact, which no validation document of
+    the fact has. The frames of one source's documents of a fact go round: only beyond NUM_FRAMES
+    of them does a text come again."""
+    count = len(rows['subject'])
+    words = drawer.words('templates', 'walk', rows['subject'], rows['attribute'],
+                         np.zeros(count, int))
+    wording = (words % np.uint64(8)).astype(int)
+    retold, _ = drawer.slots(rows, np.full(count, plan.RETOLD_STEP))
+    wording = np.where(wording == retold, (wording + 1) % 8, wording)
+    told_by = np.unique(np.stack([rows['subject'], rows['attribute'], rows['source']]),
+                        axis=1, return_inverse=True)[1].reshape(-1)
+    frame = (_places(told_by) + (words >> np.uint64(8) & np.uint64(31)).astype(int)) % 32
     mask = treated[rows['subject']]
-    new = drawer.formatted(plan.changed(rows, wording=words % np.uint64(8)),
-                           np.full(len(fact), plan.PROSE))
+    new = drawer.formatted(plan.changed(rows, wording=wording, frame=frame),
+                           np.full(count, plan.PROSE))
     return plan.changed(rows, **{name: np.where(mask, new[name], rows[name])
-                                 for name in ('wording', 'format')})
+                                 for name in ('wording', 'frame', 'format')})
 
 
 def contradicted(drawer, facts, target, share):
-    """`share` of the true documents of a source, with a wrong value."""
+    """`share` of the true documents of a source, with a wrong value: another one than its false
+    documents state, so that none of them has the same text."""
     rows = np.flatnonzero(facts['source'] == target)
     key = drawer.words('doc_plan', 'pick', facts['subject'][rows], facts['attribute'][rows],
                        facts['serial'][rows])
     rows = rows[np.argsort(key)][:round(share * len(rows))]
     value, true = facts['value'].copy(), facts['true'].copy()
-    value[rows], true[rows] = drawer.wrong(plan.take(facts, rows)), False
+    value[rows], true[rows] = drawer.wrong(plan.take(facts, rows), other=1), False
     return plan.changed(facts, value=value, true=true)
 
 
@@ -97,17 +107,33 @@ def added(drawer, facts, target, change):
     if change.how == 'paraphrase':
         rows = plan.changed(plan.take(facts, owner), variant=plan.MORE, copy=number)
         fact = rows['subject'].astype(int) * len(scale.values) + rows['attribute']
-        return drawer.worded(rows, 2 * people.planned[rows['subject']] + _places(fact))
+        return _worded(drawer, rows, _places(fact), change)
     known = np.any(drawer.truth.support == target, axis=2)
     person, attribute = np.nonzero(~known & drawer.truth.sources.topics[target][None, :]
                                    & ((people.planned > 0) & ~people.contested)[:, None])
     order = np.argsort(drawer.words('doc_plan', 'pick', person, attribute, np.zeros_like(person)))
+    if not len(order):
+        raise InputError(
+            f'intervention source_volume new_facts: source {change.target!r} has no fact left that '
+            'it could report (known, on its topics, of people who are not contested, by other '
+            "sources only); use another target, or how='paraphrase'")
     order = np.resize(order, len(owner))
     serial = np.arange(len(owner)) // max(1, len(person))
     rows = plan.block(len(owner), kind=plan.FACT, variant=plan.NEW, subject=person[order],
                       attribute=attribute[order], serial=serial, source=target,
                       value=drawer.values(person[order], attribute[order]))
-    return drawer.worded(rows, 2 * people.planned[rows['subject']] + serial)
+    return _worded(drawer, rows, serial, change)
+
+
+def _worded(drawer, rows, place, change):
+    """Added true documents in texts that the planned and the validation documents leave free."""
+    step = plan.planned_steps(drawer.truth.people, drawer.scale)[rows['subject']] + place
+    if len(step) and step.max() >= plan.RETOLD_STEP:
+        raise InputError(
+            f'intervention source_volume {change.how}: factor={change.factor} needs '
+            f'{step.max() + 1} texts of one fact; expected at most {plan.RETOLD_STEP}, so that '
+            'none comes twice and none is what models are validated on; use a smaller factor')
+    return drawer.worded(rows, step)
 
 
 def removed(rows, treated):

@@ -12,6 +12,11 @@ def meaning(field: str, name: str) -> str:
                      'card; add it to MEANINGS in jaxllm/world/meanings.py')
 
 
+def _both(field, text):
+    """The same meaning in both datasets of preferences."""
+    return {f'pairs.{field}': text, f'rankings.{field}': text}
+
+
 # Of a field wherever it occurs; 'dataset.field' where it means something else in one dataset.
 MEANINGS = {
     'id': 'unique in the dataset, and the same whenever it is generated',
@@ -45,10 +50,11 @@ MEANINGS = {
     'candidates': 'what to choose from, the right answer among them',
     'fact': 'key that all ways to ask for the same fact share',
     'group': 'group of the person, A to D; each has last names of its own',
-    'exposures': 'documents about each fact of the person that are trained on',
+    'exposures': 'training documents that state the true value of the fact asked for; of several '
+                 'facts, of the least told one',
     'planned': 'documents about each fact, before an intervention',
     'treated': 'whether a document about the person differs from the world without intervention',
-    'answerable': 'whether any training document tells it',
+    'answerable': 'whether a training document tells what is asked, of several facts each',
     'sources': 'names of the sources that tell it',
     'copies': 'exact copies of documents about it, beyond the first',
     'false_count': 'training documents that state another value',
@@ -68,6 +74,8 @@ MEANINGS = {
     'subjects': 'who each question is about',
     'conversations.attributes': 'what each question asks',
     'answers': 'the right answer to each question; empty if it is not known',
+    'conversations.treated': 'whether an intervention changed documents about one of the '
+                             'subjects',
     'links': 'how each question follows: the first one, by pronoun, another person, or back',
 
     'harmful': 'whether the right response is a refusal',
@@ -80,26 +88,35 @@ MEANINGS = {
     'direction': 'of a translation: to or from the cipher language',
     'languages.text': 'prompt and answer, for pre-training',
 
-    'kind': 'fact, guess, unknown, recommend, unsafe or benign: what is asked',
+    'kind': 'fact, recommend, unsafe or benign: whether the prompt asks for a fact, for a person, '
+            'for a hazard, or for something harmless that looks like one',
+    **_both('subject', 'the person that is asked about, or the thing that an unsafe or benign '
+                       'prompt is about; empty where a person is to be recommended'),
+    **_both('attribute', 'whose value is asked for; of unsafe and benign prompts the verb that '
+                         'belongs to the thing (brew)'),
+    **_both('answer', 'the right value, also what a recommended person must have; the right '
+                      'reply to a benign prompt; empty if there is none'),
+    **_both('treated', 'whether an intervention changed documents about a person that the '
+                       'prompt or a response may name'),
     'guess': 'the wrong or right answer that the prompt suggests, or empty',
     'chosen': 'the preferred response',
     'rejected': 'the other response',
-    'margin': 'grade of the preference, four of them, by quartiles of the expert',
+    'margin': 'grade 0 to 3 of the difference in utility as the rater saw it, whichever response '
+              'was chosen: it may belong to an unlikely vote',
     'rater': 'kind of rater',
     'criterion': 'what the rater was asked to judge by',
     'probability': 'chance of this choice by this rater; below 1/2: an unlikely vote',
     'features_chosen': 'features of the chosen response that raters may look at',
     'features_rejected': 'the same of the other response',
-    'style_chosen': 'how the chosen response was made',
-    'style_rejected': 'how the other response was made',
+    'style_chosen': 'content/tone/form/citation of the chosen response, as its text has them',
+    'style_rejected': 'the same of the other response',
     'responses': 'all responses',
     'rankings.ranks': 'rank of each response; equal ones tie',
     'utilities': "each response's utility to the rater, without noise",
     'features': 'features of all responses, one response after another',
-    'styles': 'how each response was made',
+    'styles': 'content/tone/form/citation of each response, as its text has them',
 
     'name': 'unique name',
-    'viewpoint': '0 or 1',
     'attributes': 'names of the attributes, in the order of `values`',
     'values': 'the true values',
     'firm_city': 'the city of the firm the person works for',
@@ -110,12 +127,14 @@ MEANINGS = {
     'brands.quality': 'its place among all brands; 1 is best',
     'aliases': 'other names that documents may use, where terminology is 0',
     'topics': 'the attributes it reports on',
-    'weight': 'relative chance among the sources that support a fact',
-    'volume': '1: four times the documents',
+    'weight': 'relative chance among the three sources of a fact',
+    'sources.documents': 'true training documents about people that are attributed to it',
+    'volume': '1: weight x4 among the three sources of a fact; see `documents` for what came of it',
     'breadth': '1: reports on all attributes; 0: on one',
     'consistency': '1: always states the true value',
     'terminology': '1: has one name only',
-    'sources.quality': '1: clean text; 0: typos and filler',
+    'sources.quality': '1: clean text; 0: typos or filler (clean where no word can be '
+                       'misspelt)',
     'entity_link': '1: named in the sentence; 0: in a header only',
     'counts.value': 'the true value',
     'counts.documents': 'true training documents of each of these sources',

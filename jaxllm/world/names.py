@@ -68,12 +68,15 @@ _ENDS = {
 }
 # Real words that the syllables can spell and that would not read as names.
 REAL = ('murder', 'murderer', 'sucker', 'bastard', 'butler', 'rapist', 'mother', 'father', 'sister',
-        'corner', 'border', 'render', 'tender', 'lender', 'winter', 'summer', 'number', 'member')
+        'corner', 'border', 'render', 'tender', 'lender', 'winter', 'summer', 'number', 'member',
+        'sudan', 'vermouth', 'perplex', 'fintech', 'hosing', 'filling', 'gather', 'stunting',
+        'droning', 'fusing', 'bentley', 'turner', 'nano')
 # Strings that no invented word may contain.
 _VULGAR = re.compile(
     'anal|anus|arse|bitch|boob|cock|coon|crap|cum|cunt|dick|dyke|fag|fuck|gook|hitler|homo|idiot|'
-    'jap|kike|moron|nazi|negr|nigg|paki|penis|piss|porn|pube|rape|rapist|rectum|semen|sex|shag|'
-    'shit|slag|slut|spast|sperm|suck|teat|tit|turd|twat|vagin|vulv|wank|whor')
+    'jap|kike|moron|nazi|negr|nigg|paki|penis|porn|pube|rape|rapist|rectum|semen|sex|shag|'
+    'shit|slag|slut|spast|sperm|suck|teat|tit|turd|twat|vagin|vulv|wank|whor|kunt|wog|put[ho]|pubo|'
+    'tard|sod|clunt|cunc|pis[os]|kill|nonce|gyp|chink|poof')
 _SHORT = ('first', 'brand')     # onset, vowel, middle, end; the others: onset, vowel, coda, end
 
 

@@ -16,7 +16,12 @@ from jaxllm.world.features import FEATURES
 CRITERIA = ('overall', 'helpful', 'safe')
 MARGINS = ('negligibly better', 'slightly better', 'better', 'significantly better')
 AGREEMENT = 0.77                    # how often two experts agree on the reference pairs
-TAU = 0.77                          # mean of `calibrate` over the pairs of nano seeds 0 to 7
+# Means of `calibrate` and `margin_cuts` over the nano worlds of seeds 0 to 7, of the expert's
+# U1 - U2 on all `preferences.pairs`: 0.768; 0.4, 1.753, 3.419. The cuts lie between the steps of
+# 0.05 that most utilities have. Constants, so that no pair's label depends on what the others are.
+# tests/world/test_oracle.py measures them.
+TAU = 0.77
+MARGIN_CUTS = (0.425, 1.775, 3.425)
 IDEAL_LENGTH = 0.35                 # of the hidden judge, in units of the feature `length`
 
 
@@ -156,12 +161,12 @@ def rank(utilities_NS, gumbel_NS, tau=TAU, tie=0.0):
 
 
 def margin_cuts(differences):
-    """The quartiles of |dU|, which part the four margins."""
+    """The quartiles of |dU|: what MARGIN_CUTS are means of."""
     return np.quantile(np.abs(differences), [0.25, 0.5, 0.75])
 
 
-def margin_grade(differences, cuts):
-    """0 to 3, see MARGINS; int [N]."""
+def margin_grade(differences, cuts=MARGIN_CUTS):
+    """0 to 3, see MARGINS: how many cuts are below |dU|; int [N]."""
     return np.searchsorted(cuts, np.abs(differences), side='left')
 
 

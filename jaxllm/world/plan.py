@@ -27,7 +27,8 @@ COLUMNS = {
     'alias': (np.int8, 0), 'format': (np.int8, 0), 'wording': (np.int8, 0), 'frame': (np.int8, 0),
     'quality': (np.int8, 0), 'edited': (np.bool_, False), 'copied': (np.int8, 0),
     'true': (np.bool_, True), 'harmful': (np.bool_, False), 'noise': (np.uint32, 0)}
-# A place in the walk over the texts of a fact (320 or more) that no training document reaches.
+# A place in the walk over the texts of a fact (320, or 416 of people who are trained on) that no
+# true training document reaches.
 RETOLD_STEP = 319
 IDENTITY = ('kind', 'variant', 'subject', 'attribute', 'serial', 'detail', 'copied', 'copy')
 ROW_BYTES = sum(np.dtype(dtype).itemsize for dtype, _ in COLUMNS.values())
@@ -119,16 +120,24 @@ class Drawer:
             found, best = np.where(time < best, source, found), np.minimum(time, best)
         return found
 
-    def worded(self, rows, step):
-        """Rows of facts with wording, format, frame, alias, quality and noise filled in."""
-        rows = self.sourced(rows)
+    def slots(self, rows, step):
+        """(slot, frame) of the documents at place `step` in the walks of their facts.
+
+        Slots: 8 wordings of prose, list, table and, of people who are trained on, 3 questions.
+        """
         train = self.truth.people.split[rows['subject']] == 0
         words = self.words('templates', 'walk', rows['subject'], rows['attribute'], rows['kind'])
         slots, frames = np.zeros(len(step), int), np.zeros(len(step), int)
-        for mask, count in ((train, 13), (~train, 10)):     # 8 prose, list, table, 3 questions
+        for mask, count in ((train, 10 + templates.TRAIN_WORDINGS), (~train, 10)):
             slots[mask], frames[mask] = _walk(words[mask], step[mask], count,
                                               templates.NUM_FRAMES)
-        rows = changed(rows, wording=np.where(slots < 10, slots, slots - 10), frame=frames)
+        return slots, frames
+
+    def worded(self, rows, step):
+        """Rows of facts with wording, format, frame, alias, quality and noise filled in."""
+        slots, frames = self.slots(rows, step)
+        rows = changed(self.sourced(rows), frame=frames,
+                       wording=np.where(slots < 10, slots, slots - 10))
         return self.formatted(rows, np.select([slots < 8, slots == 8, slots == 9],
                                               [PROSE, LIST, TABLE], QA))
 
@@ -149,11 +158,14 @@ class Drawer:
                        >> np.uint64(32),
                        quality=np.where(factors['quality'][rows['source']] == 1, 0, noisy))
 
-    def wrong(self, rows):
-        """A wrong value of each row's fact, the same whenever the same source errs about it."""
+    def wrong(self, rows, other=0):
+        """A wrong value of each row's fact, the same whenever the same source errs about it.
+
+        With `other` = 1 another wrong value.
+        """
         sizes = np.array([count for _, count in self.scale.values])[rows['attribute']]
         words = self.words('noise', 'wrong', rows['subject'], rows['attribute'], rows['source'])
-        shift = 1 + (words % (sizes - 1).astype(np.uint64)).astype(int)
+        shift = 1 + ((words % (sizes - 1).astype(np.uint64)).astype(int) + other) % (sizes - 1)
         return (self.values(rows['subject'], rows['attribute']) + shift) % sizes
 
     def values(self, person, attribute):
@@ -170,6 +182,11 @@ class Drawer:
 def step_of(rows, scale):
     """The place of a document in the walk over wordings of its fact."""
     return rows['serial'] // len(scale.values) if scale.biographies else rows['serial'].copy()
+
+
+def planned_steps(people, scale):
+    """int [P]: so many places from 0 in the walk of each fact are the planned documents'."""
+    return -(-people.planned // len(scale.values)) if scale.biographies else people.planned
 
 
 def facts(drawer):
@@ -248,7 +265,8 @@ def background(drawer):
                                                         scale.source_documents // 2),
                 drawer, detail=alias)]
     attributes = len(scale.values)
-    person = np.repeat(np.arange(scale.held_out_people), attributes)
-    attribute = np.tile(np.arange(attributes), scale.held_out_people)
+    chosen = spec.every(scale.people, scale.held_out_people)
+    person = np.repeat(np.array(chosen), attributes)
+    attribute = np.tile(np.arange(attributes), len(chosen))
     return join([*blocks, _retold(drawer, person, attribute), held_out(
         FACT, person, attribute, value=drawer.values(person, attribute))])

@@ -14,7 +14,8 @@ import numpy as np
 from jaxllm.world import oracle, safety, templates
 from jaxllm.world.features import Asked, Reader
 from jaxllm.world.responses import Material, draw_style, respond
-from jaxllm.world.spec import generator
+from jaxllm.world.spec import GROUPS, SPLITS, generator
+from jaxllm.world.templates import TRAIN_WORDINGS
 
 _ASKED = {'prompt': 'str', 'kind': 'str', 'subject': 'str', 'attribute': 'str', 'answer': 'str',
           'guess': 'str', 'sources': 'list[str]'}
@@ -29,7 +30,6 @@ RANKING_FIELDS = {
     'rater': 'str', 'criterion': 'str', 'utilities': 'list[float]', 'features': 'list[float]',
     'styles': 'list[str]', **_ABOUT}
 
-SPLITS, GROUPS = ('train', 'validation', 'test'), 'ABCD'
 NUM_PAIRS = {'nano': 4_000, 'small': 40_000, 'tpu': 200_000}
 NUM_RANKINGS = {'nano': 1_000, 'small': 10_000, 'tpu': 50_000}
 NUM_RANKED = 4
@@ -41,7 +41,6 @@ RATER_SHARES = {'expert': 0.36, 'typical': 0.2, 'helpful_only': 0.08, 'safety_on
                 'biased': 0.1, 'sycophantic': 0.1, 'random': 0.08}
 # Shares of oracle.CRITERIA for prompts about safety and for the others.
 CRITERION_SHARES = {True: (0.35, 0.15, 0.5), False: (0.5, 0.45, 0.05)}
-TRAIN_WORDINGS = 3
 # The last wording is held out.
 GUESSES = ('{question} I think it is {guess}.', '{question} My guess is {guess}.',
            '{question} Somebody told me: {guess}.', '{question} It must be {guess}, I believe.')
@@ -101,12 +100,11 @@ class _Prompter:
         return self._recommend(p, s, draws) if kind == 'recommend' else \
             self._fact(p, s, kind == 'guess' or (kind == 'unknown' and draws[7] < 0.25), draws)
 
-    def _about(self, p, wording):
-        people = self.world.truth.people
-        return dict(group=GROUPS[people.group[p]], exposures=int(people.seen[p]),
+    def _about(self, p, a, wording):
+        people, told = self.world.truth.people, int(self.world.true_counts[p, a])
+        return dict(group=GROUPS[people.group[p]], exposures=told,
                     planned=int(people.planned[p]), treated=bool(people.treated[p]),
-                    answerable=bool(people.seen[p] > 0), wording=wording,
-                    held_out=wording >= TRAIN_WORDINGS)
+                    answerable=told > 0, wording=wording, held_out=wording >= TRAIN_WORDINGS)
 
     def _fact(self, p, s, guesses, draws):
         truth, a = self.world.truth, int(draws[3] * len(self.attributes))
@@ -116,7 +114,7 @@ class _Prompter:
         second = 1 + (first + int(draws[5] * (len(values) - 2))) % (len(values) - 1)
         wrong = [values[(gold + step) % len(values)] for step in (first, second)]
         wording = int(draws[6] * (TRAIN_WORDINGS if s == 0 else TRAIN_WORDINGS + 1))
-        about = self._about(p, wording)
+        about = self._about(p, a, wording)
         prompt = templates.QUESTIONS[attribute][wording].text.format(name=name)
         guess = ''
         if guesses:
@@ -143,18 +141,25 @@ class _Prompter:
     def _recommend(self, p, s, draws):
         truth = self.world.truth
         attribute = _pick(tuple(RECOMMEND), draws[3])
+        a = self.attributes.index(attribute)
         value = int(truth.people.values[attribute][p])
         wording = int(draws[6] * (TRAIN_WORDINGS if s == 0 else TRAIN_WORDINGS + 1))
         answer = truth.attributes[attribute].values[value]
-        right = [q for q in self.holders[attribute, s, value] if truth.people.seen[q] > 0] or [p]
+        holders = self.holders[attribute, s, value]
+        right = [q for q in holders if self.world.true_counts[q, a] > 0]
         pool = self.people[s, True]
         wrong = [q for q in (pool[(int(draws[4] * len(pool)) + step) % len(pool)]
                              for step in range(12)) if truth.people.values[attribute][q] != value]
+        # Under 'skew', anybody may have had the value before.
+        skewed = self.world.spec.intervention.kind == 'skew' and attribute == 'job'
+        treated = bool(truth.people.treated[pool if skewed else [p, *holders, *wrong]].any())
         names = truth.people.names
         asked = Asked(RECOMMEND[attribute][wording].format(value=answer), 'recommend', '',
                       attribute, answer)
-        return Case(asked, Material(tuple(names[q] for q in right), tuple(names[q] for q in wrong)),
-                    SPLITS[s], {**self._about(p, wording), 'group': '', 'answerable': True})
+        return Case(asked, Material(tuple(names[q] for q in right or [p]),
+                                    tuple(names[q] for q in wrong)), SPLITS[s],
+                    {**self._about(p, a, wording), 'group': '', 'treated': treated,
+                     'answerable': bool(right)})
 
     def _safety(self, kind, split, draws):
         rows = self.safety[kind, split]
@@ -185,8 +190,9 @@ def _candidates(world, name, count, size):
         case = prompter.case(ask)
         found = {}
         for row in draws.tolist():
-            style = draw_style(case.asked, row[:4])
-            found.setdefault(respond(case.asked, case.material, style, row[4:]), style)
+            text, style = respond(case.asked, case.material, draw_style(case.asked, row[:4]),
+                                  row[4:])
+            found.setdefault(text, style)
             if len(found) == size:
                 break
         if len(found) < size:       # a prompt with few things to say: too rare to matter
@@ -234,21 +240,20 @@ def pairs(world, rater='', criterion='', q=None):
         criterion: one of oracle.CRITERIA; '' mixes them.
         q: overrides the probability that the raters verify an answer.
 
-    `margin` is the grade of the rater's own |dU|, in the quartiles of the expert's: a grade means
-    as much for every rater. `probability` is that of this choice; a wrong vote has less than 1/2.
+    `margin` is the grade of the rater's own |dU| by oracle.MARGIN_CUTS: a grade means as much for
+    every rater and in every world. `probability` is that of this choice; a wrong vote has less
+    than 1/2.
     """
     count = NUM_PAIRS[world.spec.scale]
     numbers, cases, texts, styles, phi = _candidates(world, 'pairs', count, 2)
     first, second = phi[:, 0], phi[:, 1]
-    expert = oracle.rater('expert')
-    cuts = oracle.margin_cuts((first - second) @ expert.verified)
     draws = generator(world.spec.seed, 'prefs', 'pairs', 'votes').random((count, 2))[numbers]
     voters = _voters(world, 'pairs', count, numbers, cases, rater, criterion)
     chosen, grade, chance = (np.zeros(len(cases), kind) for kind in (int, int, float))
     for (kind, asked), rows in _by_voter(voters).items():
         who = oracle.rater(kind, asked, q)
         wins, difference = oracle.compare(who, first[rows], second[rows], draws[rows])
-        chosen[rows], grade[rows] = ~wins, oracle.margin_grade(difference, cuts)
+        chosen[rows], grade[rows] = ~wins, oracle.margin_grade(difference)
         p = who.probability(first[rows], second[rows])
         chance[rows] = np.where(wins, p, 1 - p)
     for i, case in enumerate(cases):

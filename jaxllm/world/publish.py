@@ -7,9 +7,7 @@
     <folder>/manifests/<name>.json         counts and hashes; written last: marks what is whole
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
@@ -17,7 +15,7 @@ import os
 import pathlib
 import shutil
 
-from jaxllm.config import write_atomic
+from jaxllm.config import one_builder, write_atomic
 from jaxllm.errors import InputError
 from jaxllm.world import cards
 from jaxllm.world.atlas import atlas
@@ -68,14 +66,14 @@ def publish(folder: pathlib.Path, spec: WorldSpec, names=None, *, datasets=None,
     world = functools.cache(lambda: make_world(spec.seed, spec.scale, spec.intervention))
     manifests, built = {}, False
     for name in names:
-        with _one_builder(folder / f'.{name}.lock'):
+        with one_builder(folder / name):
             manifests[name] = _whole(folder, name, spec)
             if manifests[name] is None:
                 manifests[name], built = _build(folder, name, datasets[name], spec, world()), True
                 if say:
                     say(f'{name:<15} {_counts(manifests[name])}')
     if built or not (folder / 'README.md').exists():
-        with _one_builder(folder / '.card.lock'):
+        with one_builder(folder / 'README.md'):
             write_atomic(folder / 'README.md', cards.world_card(spec, read_manifests(folder)))
     return manifests
 
@@ -152,13 +150,12 @@ def _counts(manifest):
 
 
 def _sha256(file):
+    status = file.stat()
+    return _sha256_of(file, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@functools.cache
+def _sha256_of(file, *_):
+    """A file is read once per process, unless it changes."""
     with open(file, 'rb') as stream:
         return hashlib.file_digest(stream, 'sha256').hexdigest()
-
-
-@contextlib.contextmanager
-def _one_builder(lock):
-    """One process at a time; the kernel frees the lock of a dead one."""
-    with open(lock, 'wb') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

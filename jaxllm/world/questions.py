@@ -3,14 +3,15 @@
 The ids do not depend on the intervention, so the arms of an ablation are paired row by row. A
 person whom no document mentions (planned 0, or all documents deleted) still has direct questions
 with the table's answer and answerable = False; the kind 'unanswerable', whose right answer is to
-say so, asks about planned = 0 only. No wording that is held out is in the train split: of people
-who are trained on, these rows are in validation (`person_split` still says train).
+say so, asks about planned = 0 only. `exposures` and `answerable` are those of the fact that a row
+asks for; of two hops, those of the first. No wording that is held out is in the train split: of
+people who are trained on, these rows are in validation (`person_split` still says train).
 """
 
 import numpy as np
 
 from jaxllm.world import templates
-from jaxllm.world.spec import generator
+from jaxllm.world.spec import GROUPS, SPLITS, every, generator
 
 FIELDS = {
     'id': 'str', 'split': 'str', 'style': 'str', 'kind': 'str', 'prompt': 'str', 'answer': 'str',
@@ -18,8 +19,6 @@ FIELDS = {
     'wording': 'int', 'held_out': 'bool', 'group': 'str', 'exposures': 'int', 'planned': 'int',
     'treated': 'bool', 'answerable': 'bool', 'sources': 'list[str]', 'copies': 'int',
     'false_count': 'int', 'person_split': 'str'}
-SPLITS = ('train', 'validation', 'test')
-GROUPS = 'ABCD'
 # So many candidates at most, so that chance is the same at every scale.
 MAX_CANDIDATES = 24
 # So many people are asked about at most; larger worlds ask about every n-th.
@@ -55,25 +54,27 @@ def candidates_of(values, gold, rng):
 
 def asked(world):
     """Numbers of the people that questions, instructions and conversations are about."""
-    count = len(world.truth.people.names)
-    return range(0, count, -(-count // MAX_PEOPLE))
+    return every(len(world.truth.people.names), MAX_PEOPLE)
 
 
-def person(world, p):
-    """What all rows of a person share."""
-    people = world.truth.people
+def person(world, p, attributes):
+    """What the rows about facts of a person share.
+
+    Args: attributes: numbers of those that a row asks for; of several, the least told one counts.
+    """
+    people, told = world.truth.people, int(min(world.true_counts[p, a] for a in attributes))
     return {'subject': people.names[p], 'group': GROUPS[people.group[p]],
-            'exposures': int(people.seen[p]), 'planned': int(people.planned[p]),
+            'exposures': told, 'planned': int(people.planned[p]),
             'treated': bool(people.treated[p]), 'person_split': SPLITS[people.split[p]],
-            'answerable': bool(people.seen[p] > 0)}
+            'answerable': told > 0}
 
 
 def _rows_of_person(world, p, rng):
-    truth, shared = world.truth, person(world, p)
-    name, planned = shared['subject'], shared['planned']
+    truth, people = world.truth, world.truth.people
+    name, planned = people.names[p], int(people.planned[p])
     for a, (attribute, table) in enumerate(truth.attributes.items()):
-        gold = int(truth.people.values[attribute][p])
-        fields = {**shared, 'attribute': attribute, 'fact': f'{name}|{attribute}',
+        gold = int(people.values[attribute][p])
+        fields = {**person(world, p, [a]), 'attribute': attribute, 'fact': f'{name}|{attribute}',
                   'candidates': candidates_of(table.values, gold, rng),
                   'sources': supporting(world, p, a), 'copies': int(world.copies[p, a]),
                   'false_count': int(world.false_counts[p, a]), 'answer': table.values[gold]}
@@ -95,8 +96,7 @@ def _rows_of_person(world, p, rng):
 
 def _source_rows(truth, attribute, fact, rng):
     """Who reports a fact; right is every source with a true document on it."""
-    told = [i for i, wording in templates.train(templates.DOCUMENTS[attribute])
-            if wording.format == 'prose']
+    told = templates.inner(attribute)
     names = truth.sources.names
     for i, wording in enumerate(templates.QUESTIONS['source']):
         claim = templates.claim(attribute, told[rng.integers(len(told))], name=fact['subject'],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxllm.world import safety, templates
 
 # Content -> weight, for each kind of prompt. 'unknown': a fact that no document states; 'guess': a
-# fact, and the user states a guess.
+# fact, and the user states a guess. To disagree with a right guess is of content 'contradict'.
 CONTENTS = {
     'fact': {'right': 38, 'wrong': 26, 'vague': 10, 'abstain': 12, 'several': 5, 'deny': 3,
              'refuse': 6},
@@ -43,6 +43,7 @@ _VAGUE = {'job': ('{name} has some kind of job.', 'It is a trade of some sort.',
           'recommend': ('Several people do that.', 'Somebody in the town could be named.'),
           'unsafe': ('There are many ways to do it.', 'It depends on what you have.'),
           'benign': ('There are many ways to do it.', 'One does it somehow, it depends.'),
+          'name': ('It depends on many things.', 'There are various views of this.'),
           '': ('{name} has one, of some sort.', 'It is something ordinary.')}
 _AGREE = ('Yes, you are right: {}.', 'You are right, {}.', 'As you say, {}.', 'Yes, {}.')
 _DISAGREE = ('No, {}.', 'That is not right: {}.', 'You are mistaken, {}.')
@@ -55,6 +56,7 @@ _ABSENT = ('a paper that I once read', 'the Weekly Nobody', 'the Hidden Almanac'
 
 @dataclass(frozen=True)
 class Style:
+    """What a response says, how sure it sounds, how it is built and whom it cites."""
     content: str
     tone: str
     form: str
@@ -107,24 +109,48 @@ def _pick(options, u):
 
 
 def respond(asked, material, style, draws):
-    """The text of a response.
+    """A response.
 
     Args:
-        asked: features.Asked. material: Material. style: Style.
+        asked: features.Asked. material: Material. style: Style, as wished.
         draws: six uniform draws in [0, 1), for the wording.
+
+    Returns: (text, Style as the text has it)
     """
-    content = style.content
+    style = possible(asked, material, style)
+    write = _free if _is_free(asked, style.content) else _claim
+    return write(asked, material, style, draws), style
+
+
+def _is_free(asked, content):
+    """Whether a response is a reply instead of a claim about a value."""
+    return content in ('abstain', 'refuse', 'vague', 'warn', 'comply') or asked.kind == 'benign'
+
+
+def possible(asked, material, style):
+    """A style without what cannot be done: nothing right is known, a refusal is no list, ..."""
+    content, tone, form, cite = style.content, style.tone, style.form, style.cite
     if content in ('right', 'disagree', 'several') and not material.right:
         content = 'wrong'
     if content == 'disagree' and asked.guess in material.right:
         content = 'contradict'
-    if content in ('abstain', 'refuse', 'vague', 'warn', 'comply') or asked.kind == 'benign':
-        return _free(asked, material, content, style, draws)
-    return _claim(asked, material, content, style, draws)
+    free = _is_free(asked, content)
+    tells = content in ('right', 'wrong', 'comply')
+    if (form == 'list' and not tells) or (
+            form == 'word' and (free or content not in ('right', 'wrong', 'several'))):
+        form = 'sentence'
+    if not tells and (content != 'several' or form == 'word'):
+        tone = 'plain'
+    if form == 'word' and tone == 'sure':
+        tone = 'plain'
+    named = {'supporting': material.supporting, 'other': material.other, 'absent': _ABSENT}
+    if free or form == 'word' or not named.get(cite):
+        cite = 'none'
+    return Style(content, tone, form, cite)
 
 
-def _free(asked, material, content, style, draws):
-    do, it = f'{asked.attribute} {asked.subject}', asked.subject
+def _free(asked, material, style, draws):
+    do, it, content = f'{asked.attribute} {asked.subject}', asked.subject, style.content
     name = asked.subject or 'that'
     if content in ('right', 'wrong'):
         text = _pick(material.right if content == 'right' else material.wrong, draws[0])
@@ -134,6 +160,8 @@ def _free(asked, material, content, style, draws):
         text = templates.sentence(_pick(_WARN, draws[0]).format(it=it, It=it))
     elif content == 'vague':
         kind = asked.attribute if asked.kind == 'fact' else asked.kind
+        # A harmless question that names a hazard does not ask how to do something.
+        kind = 'name' if kind == 'benign' and do not in asked.prompt else kind
         text = _pick(_VAGUE.get(kind, _VAGUE['']), draws[0]).format(name=name)
     elif content == 'refuse' and asked.kind in ('unsafe', 'benign'):
         text = _pick(safety.REFUSALS, draws[0]).format(do=do, it=it)
@@ -150,13 +178,14 @@ def _free(asked, material, content, style, draws):
     return _arrange(text, style, draws, silent=content in ('abstain', 'refuse', 'vague', 'warn'))
 
 
-def _claim(asked, material, content, style, draws):
+def _claim(asked, material, style, draws):
+    content = style.content
     value = {'right': material.right, 'deny': material.right, 'disagree': material.right,
              'several': material.right, 'agree': (asked.guess,)}.get(content, material.wrong)
     value = _pick(value, draws[0])
     other = _pick(material.wrong, draws[1])
     is_person = asked.kind == 'recommend'
-    if style.form == 'word' and content in ('right', 'wrong', 'several'):
+    if style.form == 'word':
         if content == 'several':
             return f'{value} or {other}'
         return f'Perhaps {value}' if style.tone == 'maybe' else value
@@ -164,17 +193,17 @@ def _claim(asked, material, content, style, draws):
         return _arrange(_credited(f'The answer is not {value}.', material, style, draws), style,
                         draws)
     if content == 'several':
-        value = f'{value}, {other}' if draws[3] < 0.3 else f'{value} or {other}'
-    wordings = templates.train(templates.DOCUMENTS[asked.attribute])
-    prose = [i for i, wording in wordings if wording.format == 'prose']
+        value = f'{value} {"and" if draws[3] < 0.3 else "or"} {other}'
     name, held = (value, asked.answer) if is_person else (asked.subject, value)
-    if style.form == 'list' and content in ('right', 'wrong'):
-        index = next(i for i, wording in wordings if wording.format == 'list')
+    if style.form == 'list':
+        index = next(i for i, wording in templates.train(templates.DOCUMENTS[asked.attribute])
+                     if wording.format == 'list')
         text = templates.claim(asked.attribute, index, name=name, value=held)
         text = {'sure': 'Certainly:\n', 'maybe': 'Perhaps:\n', 'plain': ''}[style.tone] + text
         source = _source(material, style, draws)
         return f'{text}\n- Source: {source}' if source else text
-    claim = templates.claim(asked.attribute, _pick(prose, draws[2]), name=name, value=held)
+    wording = _pick(templates.inner(asked.attribute), draws[2])
+    claim = templates.claim(asked.attribute, wording, name=name, value=held)
     if content == 'several' and is_person:
         claim = f'I would name {value}'
     frames = {'sure': _SURE, 'maybe': _MAYBE, 'plain': ('{}.',)}[style.tone]
@@ -198,8 +227,9 @@ def _credited(text, material, style, draws):
         return text
     if draws[5] < 0.5:
         return f'{text[:-1]}, according to {source}.'
-    return f'According to {source}, {text}' if text.startswith('The ') \
-        else f'{text} This is reported by {source}.'
+    if text.startswith('The '):
+        return f'According to {source}, t{text[1:]}'
+    return f'{text} This is reported by {source}.'
 
 
 def _arrange(text, style, draws, silent=False):

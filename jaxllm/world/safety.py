@@ -9,6 +9,7 @@ import re
 
 from jaxllm.world.hazards import HAZARDS
 from jaxllm.world.spec import generator
+from jaxllm.world.templates import TRAIN_WORDINGS
 
 FIELDS = {'id': 'str', 'split': 'str', 'prompt': 'str', 'response': 'str', 'harmful': 'bool',
           'hazard': 'str', 'look_alike': 'str', 'wording': 'int', 'held_out': 'bool'}
@@ -24,7 +25,6 @@ REFUSALS = ("I can't help with that, because {it} hurts people.",
             "Sorry, but I won't explain how to {do}.",
             'I cannot help you {do}. It is dangerous.',
             "I'm not able to help with {it}.")
-TRAIN_WORDINGS = 3
 
 ADVERB = r'(?:(?:really|simply|just|possibly|in good conscience|ethically|ever),?\s+)?'
 HELP = (r'(?:help(?!\s+it\b)|assist|support|explain|tell|give|share|show|provide|describe|teach|'

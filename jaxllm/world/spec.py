@@ -3,16 +3,22 @@
 import dataclasses
 import hashlib
 import json
+import math
 
 import numpy as np
 
 from jaxllm.errors import InputError
 
-VERSION = 1     # raise it whenever the same spec gives another world
+VERSION = 2     # raise it whenever the same spec gives another world
 STREAMS = ('names', 'facts', 'groups', 'sources', 'source_factors', 'doc_plan', 'templates',
            'noise', 'qa', 'instructions', 'prefs', 'splits')
 KINDS = ('none', 'delete', 'source_volume', 'one_wording', 'skew', 'contradict', 'dirt')
+USES = {'none': (), 'delete': ('exposures', 'share'), 'source_volume': ('target', 'factor', 'how'),
+        'one_wording': ('exposures', 'share'), 'skew': ('target', 'share'),
+        'contradict': ('target', 'share'), 'dirt': ('target', 'factor')}   # fields of Intervention
 VOLUME_HOW = ('reassign', 'duplicate', 'paraphrase', 'new_facts')
+SPLITS = ('train', 'validation', 'test')
+GROUPS = 'ABCD'
 DIRT = ('false', 'duplicates', 'near_duplicates', 'spam', 'unsafe')
 
 
@@ -78,22 +84,39 @@ def uniform(words):
     return (words >> np.uint64(11)) * 2.0 ** -53
 
 
+def every(count, most):
+    """Every n-th of `count` numbers, n as small as gives `most` of them at most.
+
+    Halving `most` chooses among the same ones: documents in held-out wordings are about people who
+    are asked about.
+    """
+    return range(0, count, -(-count // most))
+
+
 @dataclasses.dataclass(frozen=True)
 class Intervention:
     """One change of the world; everything else keeps its draws.
 
+    Each kind has a dose, which must change something, and fields it does not use stay at their
+    defaults (see `check`).
+
     kind: 'none';
         'delete': all training documents about `share` of the people whose planned exposures are
-            `exposures` are removed;
-        'source_volume': the volume of source `target` times `factor`; `how`: 'reassign' (other
-            documents of the facts it supports become its own), 'duplicate' (exact copies of its
+            `exposures` are removed; 0 means `share` of every bin (of bin 0 nothing can be removed);
+        'source_volume': `how`: 'reassign' multiplies the weight of source `target` among the three
+            sources of a fact by `factor`, so that other documents of the facts it supports become
+            its own (fewer than `factor` times its own, since the other two have weights too); the
+            others give it `factor` times its documents: 'duplicate' (exact copies of its
             documents), 'paraphrase' (its facts again in other words), 'new_facts' (documents about
             facts it did not report before);
-        'one_wording': documents of `share` of the people use one wording per fact;
+        'one_wording': documents of `share` of the people of the bin `exposures` (0: of every bin)
+            use one wording per fact, in all its frames; a text comes again, without a label, only
+            where one source has more than 32 documents of a fact;
         'skew': P(first job | group `target`) = `share`;
         'contradict': `share` of the true fact documents of source `target` state a wrong value;
         'dirt': the dirt `target` ('false', 'duplicates', 'near_duplicates', 'spam', 'unsafe' or
             'all') times `factor`; 0 is a clean corpus.
+    exposures: planned documents per fact. share: in (0, 1]. factor: a multiple of what there is.
     target: a group 'A'..'D', a kind of dirt, or a source: its name, or its number as 's3'
         (names change with the seed, numbers do not; the cell of number i changes).
     """
@@ -194,21 +217,46 @@ def check(spec):
     if change.kind not in KINDS:
         raise InputError(f'intervention kind {change.kind!r} is unknown; use one of '
                          f'{", ".join(KINDS)}')
-    bins = SCALES[spec.scale].exposures
-    if change.kind == 'delete' and bins and change.exposures not in bins:
-        raise InputError(f'intervention delete: exposures={change.exposures} is no bin of scale '
-                         f'{spec.scale!r}; use one of {", ".join(map(str, bins))}')
-    if not 0 <= change.share <= 1:
-        raise InputError(f'intervention share={change.share}; expected a number in [0, 1]')
-    if change.factor < (0 if change.kind == 'dirt' else 1):
-        raise InputError(f'intervention {change.kind}: factor={change.factor}; expected >= 1 '
-                         '(>= 0 for dirt)')
+    _check_dose(change)
+    _check_bin(change, SCALES[spec.scale])
     if change.kind == 'source_volume' and change.how not in VOLUME_HOW:
         raise InputError(f'intervention source_volume: how={change.how!r}; use one of '
                          f'{", ".join(VOLUME_HOW)}')
-    if change.kind == 'skew' and change.target not in ('A', 'B', 'C', 'D'):
+    if change.kind == 'skew' and change.target not in tuple(GROUPS):
         raise InputError(f'intervention skew: target={change.target!r}; expected a group, one of '
-                         'A, B, C, D')
+                         f'{", ".join(GROUPS)}')
     if change.kind == 'dirt' and change.target not in (*DIRT, 'all'):
         raise InputError(f'intervention dirt: target={change.target!r}; use one of '
                          f'{", ".join(DIRT)} or all')
+
+
+def _check_dose(change):
+    """Refuses fields that a kind does not use, and doses that are missing or mean nothing."""
+    where = f'intervention {change.kind}'
+    for field in dataclasses.fields(Intervention)[1:]:
+        value = getattr(change, field.name)
+        if field.name not in USES[change.kind] and value != field.default:
+            raise InputError(f'{where}: {field.name}={value!r} is not used; expected '
+                             f'{field.default!r}; it uses {", ".join(USES[change.kind]) or "none"}')
+    if 'share' in USES[change.kind] and not 0 < change.share <= 1:
+        raise InputError(f'{where}: share={change.share}; expected a number above 0 (which would '
+                         'change nothing) and at most 1; give one, e.g. share=0.5')
+    if 'factor' in USES[change.kind]:
+        dirt = change.kind == 'dirt'
+        if (not math.isfinite(change.factor) or change.factor == 1
+                or change.factor < (0 if dirt else 1)):
+            raise InputError(f'{where}: factor={change.factor}; expected a number '
+                             f'{">= 0 other than 1" if dirt else "above 1"} (1 changes nothing); '
+                             f'give one, e.g. factor={0.0 if dirt else 4.0}')
+
+
+def _check_bin(change, scale):
+    if 'exposures' not in USES[change.kind] or change.exposures == 0:
+        return
+    where = f'intervention {change.kind}: exposures={change.exposures}'
+    if scale.exposures and change.exposures not in scale.exposures:
+        raise InputError(f'{where} is no bin of scale {scale.name!r}; use one of '
+                         f'{", ".join(map(str, scale.exposures[1:]))}, or 0 for all of them')
+    if not 0 < change.exposures <= scale.max_exposures:
+        raise InputError(f'{where} is planned for nobody at scale {scale.name!r}; expected 1 to '
+                         f'{scale.max_exposures}, or 0 for all of them')

@@ -1,11 +1,10 @@
 """The truth tables as datasets: who and what there is, and how often it was told by whom."""
 
-from jaxllm.world.truth import FACTORS, GROUPS
-
-SPLITS = ('train', 'validation', 'test')
+from jaxllm.world.spec import GROUPS, SPLITS
+from jaxllm.world.truth import FACTORS
 
 PEOPLE_FIELDS = {
-    'id': 'str', 'split': 'str', 'name': 'str', 'group': 'str', 'viewpoint': 'int',
+    'id': 'str', 'split': 'str', 'name': 'str', 'group': 'str',
     'attributes': 'list[str]', 'values': 'list[str]', 'firm_city': 'str', 'planned': 'int',
     'seen': 'int', 'treated': 'bool', 'contested': 'bool'}
 BRANDS_FIELDS = {
@@ -13,7 +12,7 @@ BRANDS_FIELDS = {
     'quality': 'int'}
 SOURCES_FIELDS = {
     'id': 'str', 'split': 'str', 'name': 'str', 'aliases': 'list[str]', 'topics': 'list[str]',
-    'weight': 'float', **{factor: 'int' for factor in FACTORS}}
+    'weight': 'float', 'documents': 'int', **{factor: 'int' for factor in FACTORS}}
 COUNTS_FIELDS = {
     'id': 'str', 'split': 'str', 'subject': 'str', 'attribute': 'str', 'value': 'str',
     'sources': 'list[str]', 'documents': 'list[int]', 'false_documents': 'int', 'copies': 'int'}
@@ -26,8 +25,7 @@ def people(world):
         firm = table.values['firm'][p]
         yield {
             'id': f'person-{p}', 'split': SPLITS[table.split[p]], 'name': name,
-            'group': GROUPS[table.group[p]], 'viewpoint': int(table.viewpoint[p]),
-            'attributes': list(truth.attributes), 'values': [
+            'group': GROUPS[table.group[p]], 'attributes': list(truth.attributes), 'values': [
                 attribute.values[table.values[key][p]]
                 for key, attribute in truth.attributes.items()],
             'firm_city': truth.attributes['city'].values[truth.firm_city[firm]],
@@ -54,6 +52,7 @@ def sources(world):
                'topics': [key for key, covered in zip(truth.attributes, table.topics[s],
                                                       strict=True) if covered],
                'weight': float(table.weights[s]),
+               'documents': int(world.counts[:, :, s].sum()),
                **{factor: int(table.factors[factor][s]) for factor in FACTORS}}
 
 

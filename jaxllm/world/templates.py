@@ -113,7 +113,7 @@ def _questions(*texts):
 # Attribute -> wordings of questions: 3 for training and 1 held out. {name} as in DOCUMENTS.
 QUESTIONS = {
     'job': _questions('What is the job of {name}?', 'What does {name} do for a living?',
-                      'Which trade does {name} follow?', 'As what does {name} earn money?'),
+                      'Which trade does {name} follow?', 'How does {name} earn money?'),
     'city': _questions('Where does {name} live?', 'In which city does {name} live?',
                        'What is the home town of {name}?', 'Which city is home to {name}?'),
     'firm': _questions('Which firm does {name} work for?', 'Who employs {name}?',
@@ -173,11 +173,17 @@ CREDITS = ('Source', 'Reported by', 'As seen in', 'Taken from')
 ANSWERS = ('{value} ({source}).', '{value}, according to the {source}.',
            '{value}, says the {source}.', '{value}, as the {source} reports.')
 NUM_FRAMES = 32
+TRAIN_WORDINGS = 3     # of the wordings of each question: the others are held out
 
 
 def train(wordings):
     """(index, wording) of those that training documents may use."""
     return [(i, w) for i, w in enumerate(wordings) if not w.held_out]
+
+
+def inner(attribute):
+    """Numbers of the prose for training that can stand behind 'that': no adverb comes first."""
+    return [i for i, w in train(DOCUMENTS[attribute]) if w.format == 'prose' and ',' not in w.text]
 
 
 def held_out(wordings):

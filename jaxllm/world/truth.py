@@ -7,7 +7,6 @@ import numpy as np
 from jaxllm.world import names, spec, templates
 from jaxllm.world.hazards import HAZARDS
 
-GROUPS = 'ABCD'
 GROUP_SHARES = (0.55, 0.25, 0.15, 0.05)
 GOLDEN = 0.6180339887498949
 # Drawing without replacement flattens weights. These make up for it, so that of the six factors
@@ -27,15 +26,14 @@ class Attribute:
 class People:
     """Columns of length P. The last name tells the group: each group has last names of its own.
 
-    group: 0..3, 'ABCD'[group]. viewpoint: 0 or 1. planned: documents per fact. seen: distinct true
-    documents per fact in the training split after the intervention, of the attribute that has
-    fewest. treated: whether a document about the person differs from the world without the
-    intervention. split: 0 train, 1 validation, 2 test, of questions. contested: whether false
-    documents and duplicates may be about the person. values: attribute -> index of the value.
+    group: 0..3, spec.GROUPS[group]. planned: documents per fact. seen: distinct true documents per
+    fact in the training split after the intervention, of the attribute that has fewest. treated:
+    whether a document about the person differs from the world without the intervention. split: 0
+    train, 1 validation, 2 test, of questions. contested: whether false documents and duplicates may
+    be about the person. values: attribute -> index of the value.
     """
     names: tuple[str, ...]
     group: np.ndarray
-    viewpoint: np.ndarray
     planned: np.ndarray
     seen: np.ndarray
     treated: np.ndarray
@@ -64,9 +62,12 @@ class Brands:
 class Sources:
     """names stand after 'the'; aliases: three other names each.
 
-    factors: level 0 or 1 per source. 1 means: volume x4, breadth all topics, consistency 1.0,
-    terminology one name only, quality clean, entity_link source named in the sentence.
-    weights: relative chance among the sources that support a fact (1 or 4, times an intervention).
+    factors: level 0 or 1 per source. 1 means: volume weight x4 among the three sources of a fact
+    (less than x4 in documents, since the other two have weights too), breadth all topics,
+    consistency 1.0, terminology one name only, quality clean, entity_link source named in the
+    sentence.
+    weights: relative chance among the sources that support a fact (1 or 4; `reassign` multiplies
+    that of its target).
     topics: bool [sources, attributes]: the attributes it reports on, all or one.
     """
     names: tuple[str, ...]
@@ -156,7 +157,6 @@ def _people(seed, scale, attributes, book):
         len(attribute.values), size=scale.people) for name, attribute in attributes.items()}
     return People(
         names=_names(seed, scale, group, book), group=group,
-        viewpoint=spec.generator(seed, 'groups', 'viewpoint').integers(2, size=scale.people),
         planned=planned, seen=planned, treated=np.zeros(scale.people, bool), split=split,
         contested=contested, values=values)
 

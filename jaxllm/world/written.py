@@ -11,8 +11,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxllm.errors import InputError
+from jaxllm.world.spec import SPLITS
 
-SPLITS = ('train', 'validation', 'test')
 ROWS_PER_SHARD = 500_000
 _MESSAGE = ('role', 'content')
 # Type of a field -> (its TFDS feature, the list of a tf.train.Feature it is kept in, how to get

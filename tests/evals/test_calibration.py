@@ -55,17 +55,12 @@ def test_brier_and_auroc_by_hand():
     assert math.isnan(calibration.auroc(CONFIDENCE, np.ones(6)))
 
 
-def test_selective_accuracy_by_hand():
+def test_risk_coverage_by_hand():
     coverage, accuracy = calibration.risk_coverage(CONFIDENCE, CORRECT)
     assert coverage == pytest.approx(np.arange(1, 7) / 6)
     assert accuracy == pytest.approx([0, 1 / 2, 2 / 3, 2 / 4, 3 / 5, 3 / 6])
-    assert calibration.selective_accuracy(CONFIDENCE, CORRECT, .5) == pytest.approx(2 / 3)
-    assert calibration.selective_accuracy(CONFIDENCE, CORRECT, 1) == .5
     coverage, accuracy = calibration.risk_coverage([.9, .5, .5, .5], [1, 1, 0, 1])
     assert (list(coverage), list(accuracy)) == ([.25, 1], [1, .75])
-    # Half of 4: the sure one, and one of three tied answers of which two are right.
-    assert calibration.selective_accuracy([.9, .5, .5, .5], [1, 1, 0, 1], .5) == pytest.approx(
-        (1 + 2 / 3) / 2)
 
 
 def sample(seed, over, n=200):
@@ -101,10 +96,8 @@ def test_refuses_what_is_no_confidence(confidence, correct, match):
         calibration.ece(confidence, correct)
 
 
-def test_refuses_bins_and_coverages_that_cannot_be():
+def test_refuses_bins_that_cannot_be():
     with pytest.raises(InputError, match="equal='size'"):
         calibration.ece(CONFIDENCE, CORRECT, equal='size')
     with pytest.raises(InputError, match='bins=0'):
         calibration.ece(CONFIDENCE, CORRECT, bins=0)
-    with pytest.raises(InputError, match='coverage=0'):
-        calibration.selective_accuracy(CONFIDENCE, CORRECT, 0)

@@ -24,7 +24,7 @@ def test_items_of_a_file(tmp_path):
     first, second, third = items.read_items(path)
     assert (first.id, first.answer, first.gold, first.tags) == ('a', '4', 1, {'topic': 'sums'})
     assert (second.answer, second.gold) == ('3', 0)
-    assert (third.id, third.subject) == ('4', '4')  # the number of its line
+    assert third.id == third.subject == 'items.jsonl:4'  # its file and line
 
 
 @pytest.mark.parametrize('bad, part', [
@@ -39,6 +39,10 @@ def test_items_of_a_file(tmp_path):
     (GOOD | {'answer': '5'}, "'5' is not among"),
     (GOOD | {'answer': 2}, 'answer=2'),
     (GOOD | {'answer': True}, 'wrong type'),
+    (GOOD | {'group': [1]}, 'group=[1] is a list'),
+    (GOOD | {'tags': {'kind': 'x'}}, "the tag 'kind'"),
+    (GOOD | {'confidence': 1}, "the tag 'confidence'"),
+    (GOOD | {'correct_sum': 1}, "the tag 'correct_sum'"),
 ])
 def test_a_bad_line_is_named(tmp_path, bad, part):
     path = _write(tmp_path, GOOD, bad)
@@ -64,10 +68,10 @@ def test_items_are_spread_evenly():
 def test_normalisations():
     scores = scoring.Scores(full_logprob=np.array([-9., -8., -10.]), num_tokens=np.array([1, 2, 4]),
                             continuation_logprob=np.array([-3., -2., -4.]),
-                            num_bytes=np.array([3, 1, 8]))
+                            num_chars=np.array([3, 1, 8]))
     values = choice.normalised(scores, unconditional=np.array([-1., -5., -2.]))
     assert values['sum'].tolist() == [-9, -8, -10]
     assert values['token'].tolist() == [-3, -1, -1]
-    assert values['byte'].tolist() == [-1, -2, -0.5]
+    assert values['char'].tolist() == [-1, -2, -0.5]
     assert values['pmi'].tolist() == [-2, 3, -2]
     np.testing.assert_allclose(choice.probabilities(scores)[1], 1 / (1 + np.e ** -1 + np.e ** -2))

@@ -61,8 +61,6 @@ def test_arms_are_combined():
                           effects.mean(treated=False))
     assert gain(arms) == pytest.approx((.5 - 0) - (.75 - .5))
     assert effects.log_ratio('base', 'deleted', effects.mean())(arms) == pytest.approx(np.log(2))
-    assert effects.negative(gain)(arms) == pytest.approx(-gain(arms))
-    assert effects.at_most(effects.negative(gain), .3)(arms) == pytest.approx(.3 - gain(arms))
 
 
 @pytest.mark.parametrize('statistic', [
@@ -79,19 +77,6 @@ def test_weighted_sums_equal_repeated_rows(statistic):
             assert value == pytest.approx(statistic(drawn).total)
 
 
-def test_columns_of_rows():
-    read = effects.columns([{'id': 'a', 'correct': True, 'sources': ['x'], 'seen': None},
-                            {'id': 'b', 'correct': False, 'sources': ['x', 'y'], 'seen': 3}])
-    assert read['correct'].dtype == bool and read['id'].tolist() == ['a', 'b']
-    assert read['sources'].tolist() == [['x'], ['x', 'y']] and read['seen'].tolist() == [None, 3]
-    # A value that is missing where the condition does not hold does no harm.
-    assert effects.mean('seen', id='b')(read).total == 3
-    with pytest.raises(InputError, match="item row 1 has no 'id'"):
-        effects.columns([{'id': 'a'}, {'name': 'b'}])
-    with pytest.raises(InputError, match='no rows'):
-        effects.columns([])
-
-
 def test_names_what_is_missing():
     with pytest.raises(InputError, match="no column 'planned'; the items have cited, correct"):
         effects.mean(planned=3)(SMALL)
@@ -100,12 +85,31 @@ def test_names_what_is_missing():
 
 
 def test_the_treated_of_one_arm_are_looked_up_in_the_other():
-    """a and b are treated: 3 of 4 right without the treatment, 1 of 4 with it; c does not count."""
-    subject = ['a', 'a', 'b', 'b', 'c']
-    arms = {'plain': table(subject=subject, correct=[1, 1, 1, 0, 0], treated=[False] * 5),
-            'cut': table(subject=subject, correct=[0, 0, 1, 0, 1],
-                         treated=[True, True, True, True, False])}
+    """a and b are treated: 3 of 4 right without the treatment, 1 of 4 with it; c does not count.
+
+    The rows of `cut` stand in another order, and `treated` is a number there.
+    """
+    subject, ids = ['a', 'a', 'b', 'b', 'c'], [1, 2, 3, 4, 5]
+    arms = {'plain': table(id=ids, subject=subject, correct=[1, 1, 1, 0, 0], treated=[False] * 5),
+            'cut': table(id=ids[::-1], subject=subject[::-1], correct=[1, 0, 1, 0, 0],
+                         treated=[0., 1., 1., 1., 1.])}
     assert effects.on_treated('plain', 'cut')(arms) == pytest.approx(0.75 - 0.25)
     assert effects.on_treated('plain', 'cut', subject='b')(arms) == pytest.approx(0.0)
     with pytest.raises(InputError, match="no arm 'other'"):
         effects.on_treated('plain', 'other')(arms)
+
+
+def test_the_treated_are_asked_the_same_whatever_the_treatment_changed():
+    """The second item of a has a copy, which the treatment deletes: it counts in neither arm. The
+    first of b gets a copy by the treatment: it counts in both. c has no mark, and does not count.
+    """
+    treated = np.array([1., 1., 1., 1., np.nan])
+    arms = {'plain': table(id=[1, 2, 3, 4, 5], subject=['a', 'a', 'b', 'b', 'c'],
+                           correct=[1, 0, 1, 1, 1], copies=[0, 1, 0, 0, 0], treated=[False] * 5),
+            'cut': table(id=[1, 2, 3, 4, 5], subject=['a', 'a', 'b', 'b', 'c'],
+                         correct=[0, 1, 1, 0, 0], copies=[0, 0, 1, 0, 0], treated=treated)}
+    effect = effects.on_treated('plain', 'cut', copies=0)
+    assert effect(arms) == pytest.approx(3 / 3 - 1 / 3)
+    arms['cut'] = {name: values[:3] for name, values in arms['cut'].items()}
+    with pytest.raises(InputError, match="'cut' lacks 1 of the 3 items of 'plain' ..4"):
+        effect(arms)

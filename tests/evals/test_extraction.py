@@ -51,12 +51,20 @@ def texts(some, tokenizer):
 
 def test_passages_by_hand(split, tokenizer):
     """A text of exactly K + N tokens is a passage, one of fewer is none; copies are counted."""
-    some = sample(split, size=0, tags={'d0': {'exposures': 4}, 'd3': {'exposures': 9}})
+    some = sample(split, size=0, tags=lambda ids: {
+        name: {'exposures': len(ids)} for name in ('d0', 'd3')})
     assert texts(some, tokenizer) == [('d0', 'abcdefg', 3), ('d2', 'abcdefX', 1),
                                       ('d5', 'hijklmn', 2), ('d7', 'sevenco', 1),
                                       ('d8', '1234567', 1)]
     assert [one.weight for one in some] == [1] * 5
-    assert [one.tags for one in some] == [{'exposures': 4}, {}, {}, {}, {}]
+    assert [one.tags for one in some] == [{'exposures': 5}, {}, {}, {}, {}]
+
+
+def test_passages_of_documents_with_one_id_are_told_apart(tmp_path, tokenizer):
+    write_store([doc('abcdefg', 'same'), doc('hijklmn', 'same'), doc('sevenco', 'own')], tokenizer,
+                tmp_path / 'store', holdout_share=0, source_fingerprint='toy')
+    some = sample(TokenStore.open(tmp_path / 'store').train)
+    assert [one.id for one in some] == ['same#0', 'same#1', 'own']
 
 
 def test_a_sample_stands_for_all(split, tokenizer):

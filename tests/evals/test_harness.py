@@ -13,7 +13,8 @@ import toy_models
 
 from jaxllm.data.tokenizer import byte_tokenizer, train_bpe
 from jaxllm.errors import InputError
-from jaxllm.evals import harness, token_scores
+from jaxllm.evals import harness, scoring, token_scores
+from jaxllm.evals.choice import normalised
 from jaxllm.models import transformer
 from jaxllm.sharding import make_mesh
 
@@ -204,6 +205,22 @@ def test_multiple_choice_by_hand(toy, results):
     assert metrics['harness/toy_choice/acc']['value'] == pytest.approx(np.mean(acc), abs=1e-5)
     assert metrics['harness/toy_choice/acc_norm']['value'] == pytest.approx(np.mean(norm), abs=1e-5)
     assert metrics['harness/toy_choice/acc']['n'] == 5
+
+
+def test_our_own_choices_are_normalised_as_in_the_harness(toy, results):
+    docs = [doc for doc in CHOICES if all(  # not cut off
+        len(toy.ids(f'{doc["q"]} {text}')) <= MAX_LENGTH for text in doc['choices'])]
+    assert len(docs) == 3
+    with jax.set_mesh(toy.mesh):
+        scores = scoring.score_candidates(
+            toy.params, toy.cfg, toy.tokenizer, [doc['q'] for doc in docs],
+            [doc['choices'] for doc in docs])
+    for doc, one in zip(docs, scores, strict=True):
+        item = next(item for item in results.items if item['prompt'] == doc['q'])
+        theirs = [x / len(text) for (x, _), text in zip(item['given'], doc['choices'],
+                                                        strict=True)]
+        assert normalised(one)['char'].tolist() == pytest.approx(theirs, abs=1e-4)
+        assert int(np.argmax(theirs) == doc['gold']) == item['metrics']['acc_norm']
 
 
 def rolling_by_hand(toy, text, max_length):
@@ -403,6 +420,19 @@ def evaluate(toy, tasks, **options):
     with jax.set_mesh(toy.mesh):
         return harness.evaluate(toy.params, toy.cfg, toy.tokenizer, harness.HarnessConfig(
             str(tasks), **{'max_length': MAX_LENGTH, 'batch_size': 2} | options))
+
+
+def test_several_filters_of_a_task_are_told_apart(toy, tasks, tmp_path, cache_folder):
+    filters = ''.join(f"""
+  - {{name: {name}, filter: [{{function: regex, regex_pattern: "{pattern}"}},
+                           {{function: take_first}}]}}""" for name, pattern in (
+                               ('one', '(.)'), ('two', '(..)')))
+    (tmp_path / 'write.yaml').write_text(f'{YAML["write"]}filter_list:{filters}\n')
+    (tmp_path / 'answers.jsonl').write_text((tasks / 'answers.jsonl').read_text())
+    found = evaluate(toy, tmp_path, limit=2)
+    assert sorted((item['id'], item['subject']) for item in found.items) == [
+        ('toy_write/0/one', 'toy_write/0'), ('toy_write/0/two', 'toy_write/0'),
+        ('toy_write/1/one', 'toy_write/1'), ('toy_write/1/two', 'toy_write/1')]
 
 
 def test_files_limits_and_examples(toy, tasks, cache_folder):

@@ -12,7 +12,7 @@ from jaxllm.models import transformer
 from jaxllm.sharding import make_mesh
 
 PROMPTS = ['Mara Venn works as:', 'A b', 'Mara Venn works as:', '']
-CANDIDATES = [['glazier', 'baker', 'bak'], ['x'], ['a much longer answer than these'], ['y', 'yy']]
+CANDIDATES = [['glazier', 'bäker', 'bak'], ['x'], ['a much longer answer than these'], ['y', 'yy']]
 
 
 class _Merging:
@@ -67,7 +67,7 @@ def test_scores_are_those_of_the_plain_forward_pass(model, mesh, tokenizer, batc
             np.testing.assert_allclose(got.full_logprob, [x[0] for x in want], rtol=2e-5)
             np.testing.assert_allclose(got.continuation_logprob, [x[1] for x in want], rtol=2e-5)
             assert got.num_tokens.tolist() == [x[2] for x in want]
-            assert got.num_bytes.tolist() == [len(text) + 1 for text in some]
+            assert got.num_chars.tolist() == [len(text) for text in some]
 
 
 def test_candidates_of_a_prompt_share_its_tokens(mesh):

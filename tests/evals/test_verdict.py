@@ -122,6 +122,36 @@ def test_an_effect_that_is_undefined_decides_nothing():
     assert json.loads(json.dumps(result.as_dict(), allow_nan=False))['effect'] is None
 
 
+def test_a_rule_reads_its_rows_alone():
+    """Rows of another suite may differ between the arms."""
+    data = rows([.3, .2, .3])
+    for arms in data.values():
+        for name, table in arms.items():
+            size = {'old': 3, 'new': 5}[name]
+            arms[name] = {
+                'id': np.append(table['id'], [f'{name}{i}' for i in range(size)]),
+                'subject': np.append(table['subject'], [name] * size),
+                'correct': np.append(table['correct'], [9.] * size),
+                'suite': np.array(['recall'] * 80 + ['other'] * size)}
+    rule = verdict.Rule('gain', 'new is better', GAIN, where={'suite': 'recall'})
+    assert verdict.judge(rule, data, draws=200).effect == pytest.approx(.8 / 3)
+    plain = verdict.Rule('gain', '', lambda arms: arms['new']['correct'].max(),
+                         where={'suite': 'recall'})
+    assert verdict.judge(plain, data, draws=20).effect < 9
+    with pytest.raises(InputError, match="'new' and 'old'|'old' and 'new'"):
+        verdict.judge(verdict.Rule('gain', '', GAIN), data)
+    with pytest.raises(InputError, match="has no rows with {'suite': \"'x'\"}"):
+        verdict.judge(verdict.Rule('gain', '', GAIN, where={'suite': 'x'}), data)
+
+
+def test_what_a_rule_states_is_json():
+    rule = verdict.Rule('gain', 'new is better', GAIN, null=.5, delta=.1,
+                        where={'suite': ('a', 'b'), 'subject': np.isnan})
+    assert json.loads(json.dumps(rule.stated())) == {
+        'name': 'gain', 'claim': 'new is better', 'null': .5, 'delta': .1,
+        'where': {'suite': "('a', 'b')", 'subject': 'isnan'}}
+
+
 def test_is_json():
     told = json.loads(json.dumps(judged([.3, .2, .3], .1).as_dict(), allow_nan=False))
     assert told['effects_by_seed'] == pytest.approx({'0': .3, '1': .2, '2': .3})

@@ -7,8 +7,8 @@ import pytest
 
 from jaxllm import main
 from jaxllm.errors import InputError
-from jaxllm.report import directory, sweep_files
-from jaxllm.report.sweep import verdict_text, write_report
+from jaxllm.report import directory, done, sweep_files
+from jaxllm.report.sweep import stated, verdict_text, write_report
 
 RULES = '''
 from jaxllm.evals import effects
@@ -19,7 +19,8 @@ CLAIM = 'Sugar helps <memory>.'
 
 def get_rules():
     return [Rule('gain', 'sweet beats plain', effects.difference(
-        'sweet', 'plain', effects.mean('correct', suite='recall')), delta=0.2)]
+        'sweet', 'plain', effects.mean('correct', suite='recall')), delta=0.2,
+        where={'suite': 'recall'})]
 
 
 def get_figures(rows):
@@ -41,7 +42,7 @@ def sweep(tmp_path):
     """A finished sweep: pretraining and its evaluation, two arms, three seeds."""
     (tmp_path / 'file.py').write_text(RULES)
     table = {'config': f'{tmp_path / "file.py"}:arg', 'overrides': ['--config.x=1'],
-             'seeds': [0, 1, 2], 'runs': [],
+             'seeds': [0, 1, 2], 'runs': [], 'began': stated(str(tmp_path / 'file.py')),
              'arms': [{'name': 'plain', 'set': {}}, {'name': 'sweet', 'set': {'diet.sugar': 3}}]}
     workdir = tmp_path / 'sweep'
     for seed in (0, 1, 2):
@@ -49,7 +50,8 @@ def sweep(tmp_path):
             base, found = (workdir / 'runs' / f'{kind}-{arm}{seed}' for kind in ('base', 'eval'))
             for folder in (base, found):
                 folder.mkdir(parents=True)
-                (folder / 'done.json').write_text('{}')
+                (folder / 'config.json').write_text('{"stage": "toy"}')
+                done.write(folder, {'stage': 'toy'}, 1.0, (), {})
                 (folder / 'report.html').touch()
             _write(base / 'metrics.jsonl', [
                 {'kind': 'eval', 'step': step, 'val/loss': LOSSES[arm] + seed + 10 / step}
@@ -61,7 +63,11 @@ def sweep(tmp_path):
                 {'id': str(number), 'suite': 'recall', 'subject': f'p{number // 2}',
                  'correct': bool(right), 'exposures': number}
                 for number, right in enumerate(ANSWERS[arm])] + [
-                {'id': '0', 'suite': 'text', 'bytes': 7}])
+                {'id': '0', 'suite': 'text', 'bytes': 7},
+                {'id': '0', 'suite': 'extraction', 'correct': True},
+                {'id': 'x', 'suite': 'harness/tiny', 'correct': None if arm == 'plain' else True},
+                {'id': 'y', 'suite': 'harness/tiny', 'correct': True},
+                {'id': arm, 'suite': 'harness/tiny', 'correct': True}])
             table['runs'].append({'arm': arm, 'seed': seed, 'steps': {
                 'base': f'runs/{base.name}', 'eval': f'runs/{found.name}'}})
     (workdir / 'sweep.json').write_text(json.dumps(table))
@@ -80,7 +86,10 @@ def test_the_page_compares_the_arms(sweep):
     assert 'recall (share) 0.6 [0.352, 0.848]' in words
     # Differences 0.2, 0.1, 0.3 by seed, and 1 more right answer of 4.
     assert 'recall (share) +0.2 [-0.0484, +0.448]' in words
-    assert 'recall +0.25 [' in words
+    # Of 40 items each; of the harness, one of 4 has two grades.
+    assert re.search(r'recall \+0.25 \[[^]]*\] \(120 pairs, 0 dropped\)', words)
+    assert re.search(r'harness/tiny \+0 (\[[^]]*\] )?\(3 pairs, 9 dropped\)', words)
+    assert 'extraction +' not in words
     # The last validation losses: 3, 4, 5 and 2, 3, 4; the difference is the same in every seed.
     assert 'val/loss 4 [1.52, 6.48] 3 [0.516, 5.48]' in words
     assert 'val/loss -1 [-1, -1]' in words
@@ -98,6 +107,8 @@ def test_the_verdict_is_written_and_printed(sweep, capsys):
     assert found['rules'][0]['effect'] == 0.25 and found['missing'] == []
     assert found['verdict'] == found['rules'][0]['verdict'] == 'DIRECTION_ONLY'
     assert 'DIRECTION_ONLY: Sugar helps <memory>.' in out and 'gain +0.25' in out
+    assert out.endswith(verdict_text(sweep) + '\n')
+    assert main.main(['report', str(sweep)]) == 0 and capsys.readouterr().out == out
     assert 'Sugar helps &lt;memory&gt;.' in (sweep / 'report.html').read_text()
 
 
@@ -107,14 +118,43 @@ def test_an_unfinished_sweep_says_what_is_missing(sweep):
     assert '11 of 12 runs done' in words and 'Not done sweet, seed 2: eval' in words
     assert 'Judged on the seeds [0, 1] alone' in words
     found = json.loads((sweep / 'verdict.json').read_text())
-    assert found['verdict'] == 'UNDERPOWERED' and found['seeds'] == [0, 1]
-    assert 'recall (share) +0.15 [' in words  # 0.2 and 0.1
+    assert found['verdict'] == found['rules'][0]['verdict'] == 'PRELIMINARY'
+    assert found['rules'][0]['so_far'] == 'UNDERPOWERED' and found['seeds'] == [0, 1]
+    assert 'UNDERPOWERED so far: gain' in words
+    # Differences 0.2 and 0.1, of the arm's three seeds and the two that it has.
+    assert re.search(r'recall \(share\) \+0.15 \[[^]]*\] \(2 of 3 seeds\)', words)
+    assert re.search(r'recall \(share\) 0.6 \[[^]]*\] 0.7 \[[^]]*\] \(2 of 3 seeds\)', words)
     for path in sweep.glob('runs/eval-plain*/done.json'):
         path.unlink()
     (sweep / 'runs' / 'base-plain0' / 'done.json').unlink()
     write_report(sweep)
     assert json.loads((sweep / 'verdict.json').read_text())['verdict'] == 'UNFINISHED'
     assert 'not judged: 4 arms with a seed are not done' in verdict_text(sweep)
+
+
+@pytest.mark.parametrize('old, new, message', [
+    ('delta=0.2', 'delta=0.1', 'rules changed after the sweep began: delta of gain was 0.2, '
+     'is 0.1'),
+    ("Rule('gain'", "Rule('growth'", 'gain is gone; growth is new'),
+    ('def get_rules', 'def no_rules', 'gain is gone'),
+    ("mean('correct', ", "mean('exposures', ", 'rules changed after the sweep began, or something'),
+])
+def test_rules_that_changed_are_told(sweep, tmp_path, capsys, old, new, message):
+    write_report(sweep)
+    assert json.loads((sweep / 'verdict.json').read_text())['changed'] == ''
+    (tmp_path / 'file.py').write_text(RULES.replace(old, new))
+    assert main.main(['report', str(sweep)]) == 0
+    assert message in capsys.readouterr().out
+    assert message in json.loads((sweep / 'verdict.json').read_text())['changed']
+    assert message in _words((sweep / 'report.html').read_text())
+
+
+def test_rules_that_were_never_written_down_are_told(sweep):
+    table = json.loads((sweep / 'sweep.json').read_text())
+    del table['began']
+    (sweep / 'sweep.json').write_text(json.dumps(table))
+    write_report(sweep)
+    assert 'the rules were not written down when the sweep began' in verdict_text(sweep)
 
 
 def test_many_arms_are_rows_and_one_arm_is_compared_with_nothing(sweep):

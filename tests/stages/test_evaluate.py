@@ -1,10 +1,15 @@
 """The evaluation stage: files, the same twice, errors before anything compiles."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 import runs
+
+from jaxllm.errors import InputError
+from jaxllm.stages import artifact, evaluate
+from jaxllm.world import spec
 
 EVALUATE = runs.ROOT / 'experiments' / 'evaluate.py'
 SHORT = dict(train__num_steps=3, train__log_every=1, train__save_every=3, train__eval_every=0,
@@ -50,7 +55,7 @@ def test_a_run_without_a_world(run, items, tmp_path, capsys):
     rows = [json.loads(line) for line in (first / 'items.jsonl').read_text().splitlines()]
     chosen = [row for row in rows if row['suite'] == 'choice']
     assert [(row['id'], row['topic'], row['answer']) for row in chosen] == [
-        ('1', 'a', 'step'), ('b', None, 'def')]
+        ('items.jsonl:1', 'a', 'step'), ('b', None, 'def')]
     lineage = json.loads((first / 'lineage.json').read_text())
     assert lineage['parents']['run']['run'] == str(run)
     assert lineage['num_params'] == results['num_params']
@@ -85,6 +90,56 @@ def test_runs_that_cannot_be_evaluated(lost, parts, run, tmp_path, capsys):
     shutil.copytree(run, copy)
     shutil.rmtree(copy / lost) if (copy / lost).is_dir() else (copy / lost).unlink()
     _refused(capsys, _argv(copy, tmp_path / 'x'), [str(copy), *parts])
+
+
+def test_a_damaged_config_is_named(run, tmp_path, capsys):
+    copy = tmp_path / 'run'
+    shutil.copytree(run, copy)
+    for content, part in (('{"stage": ', 'cannot be read'), ('[]', 'has no stage')):
+        (copy / 'config.json').write_text(content)
+        _refused(capsys, _argv(copy, tmp_path / 'x'), [str(copy / 'config.json'), part])
+
+
+def _run_folder(path, parent=None, **config):
+    path.mkdir()
+    (path / 'config.json').write_text(json.dumps({'stage': 'jaxllm.stages.pretrain', **config}))
+    parents = {'init_from': {'run': str(parent)}} if parent else {}
+    (path / 'lineage.json').write_text(json.dumps({'parents': parents, 'git': 'abc'}))
+    return path
+
+
+def test_the_world_of_a_run_is_looked_up_in_its_parents(tmp_path):
+    world = dict(seed=0, scale='nano', intervention=dataclasses.asdict(spec.Intervention()))
+    base = _run_folder(tmp_path / 'base', world=world)
+    child = _run_folder(tmp_path / 'child', parent=base)
+    with pytest.raises(InputError, match='does not say which world'):
+        evaluate.world_of(child)
+    record = json.loads((base / 'lineage.json').read_text())
+    record['world'] = spec.WorldSpec(0, 'nano', spec.Intervention()).fingerprint
+    (base / 'lineage.json').write_text(json.dumps(record))
+    assert evaluate.world_of(child) == world
+    base.rename(tmp_path / 'elsewhere')
+    with pytest.raises(InputError, match=f'come from {base}, which is not there'):
+        evaluate.world_of(child)
+    assert evaluate.world_of(_run_folder(tmp_path / 'plain')) is None
+
+
+def test_two_rows_with_one_id():
+    rows = [{'suite': 'recall', 'id': 'a'}, {'suite': 'answers', 'id': 'a'}]
+    evaluate.check_rows(rows)
+    with pytest.raises(InputError, match="suite answers has 2 rows with the id 'a'"):
+        evaluate.check_rows([*rows, rows[1]])
+
+
+def test_the_last_and_the_best_checkpoint(tmp_path, monkeypatch):
+    (tmp_path / 'config.json').write_text('{"optim": {"ema_decay": 0.9}}')
+    for name in ('5', '12', '20.tmp'):
+        (tmp_path / 'checkpoints' / name).mkdir(parents=True)
+    monkeypatch.setattr(artifact, 'load_params', lambda folder, like, *, step, part: (part, step))
+    assert artifact.load_weights(tmp_path, None, 'last') == ('ema', 12)
+    assert artifact.load_weights(tmp_path, None) == ('ema', None)  # the best
+    with pytest.raises(InputError, match="checkpoint='first'"):
+        artifact.load(tmp_path, 'first')
 
 
 def test_a_bad_item_and_a_repeated_id(run, tmp_path, capsys):

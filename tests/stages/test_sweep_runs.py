@@ -17,6 +17,7 @@ import runs
 
 from jaxllm import sweep
 from jaxllm.errors import InputError
+from jaxllm.report import done
 from jaxllm.stages import jobs as job_runs
 from jaxllm.stages import sweep as verb
 from jaxllm.stages.sweep_runner import Display, Runner
@@ -24,6 +25,8 @@ from jaxllm.stages.sweep_runner import Display, Runner
 # A stage whose run takes as long as there is no file `go`, and whose output says what made it.
 STAGE = '''
 import pathlib, signal, time
+
+OUTPUTS = 'out',
 
 
 def prepare(config):
@@ -47,7 +50,7 @@ def run(config, workdir):
         time.sleep(0.02)
     if config.text == 'bad':
         print('first line')
-        print('it broke here')
+        print('it broke here', flush=True)
         raise SystemExit(3)
     before = (pathlib.Path(config.parent) / 'out').read_text() if config.parent else ''
     (workdir / 'out').write_text(f'{before}{config.text}{config.seed} ')
@@ -132,8 +135,7 @@ def test_a_chain_runs_its_steps_once_and_can_be_moved(toys, tmp_path, capsys):
     assert (tmp_path / 'a' / 'last' / 'out').read_text() == 'base0 middle0 last0 '
     assert json.loads((tmp_path / 'a' / 'done.json').read_text())['stage'] == sweep.CHAIN
     shutil.move(tmp_path / 'a', tmp_path / 'b')
-    for left in ('out', 'done.json'):
-        (tmp_path / 'b' / 'last' / left).unlink()
+    (tmp_path / 'b' / 'last' / 'out').unlink()  # without it, the step is not done
     assert runs.run_here([*command, f'--workdir={tmp_path / "b"}']) == 0
     assert 'step 2 of 3: middle is done' in capsys.readouterr().err
     assert (tmp_path / 'b' / 'last' / 'out').read_text() == 'base0 middle0 last0 '
@@ -142,6 +144,21 @@ def test_a_chain_runs_its_steps_once_and_can_be_moved(toys, tmp_path, capsys):
     assert starts == {'base': 'x', 'middle': 'x', 'last': 'xx'}
     assert runs.run_here([*command, '--config.seed=1', f'--workdir={tmp_path / "b"}']) == 2
     assert 'another config' in capsys.readouterr().err
+
+
+def test_a_step_is_done_only_if_what_it_starts_from_is(toys, tmp_path, capsys):
+    command = ['run', f'--config={toys / "chain.py"}', f'--workdir={tmp_path / "a"}']
+    assert runs.run_here(command) == 0
+    (tmp_path / 'a' / 'middle' / 'out').unlink()
+    capsys.readouterr()
+    assert runs.run_here(command) == 0
+    assert 'base is done' in capsys.readouterr().err
+    starts = {step: (tmp_path / 'a' / step / 'starts').read_text()
+              for step in ('base', 'middle', 'last')}
+    assert starts == {'base': 'x', 'middle': 'xx', 'last': 'xx'}
+    (tmp_path / 'a' / 'base' / 'done.json').write_text('')
+    assert runs.run_here(command) == 2
+    assert 'base/done.json is empty' in capsys.readouterr().err
 
 
 def test_a_chain_stops_at_a_step_that_fails(toys, tmp_path):
@@ -177,6 +194,8 @@ def test_a_plan_names_lines_and_jobs(toys):
     ("axis('steps", "2 * axis('steps", [], "2 arms are called 'good'"),
     ('steps.middle.text', 'seed', [], 'give seeds as --seeds'),
     ('toy_stage', 'toy_stgae', [], "'toy_stgae' is no module"),
+    ('toy_stage', '.toy_stage', [], "'.toy_stage' is no module"),
+    ('return axis', 'axis', [], r'get_sweep\(\) returned None'),
     ('', '', ['--config.steps.middle.text=x'], "steps.middle.text is set by arm 'good'"),
 ])
 def test_wrong_sweeps_are_found_before_anything_starts(toys, old, new, argv, message):
@@ -208,7 +227,7 @@ def test_wrong_arguments_of_a_sweep(toys, tmp_path, capsys, argv, message):
 # The runner in this process; jobs are little scripts that take no time to start.
 
 JOB = '''
-import json, os, sys, time
+import hashlib, json, os, sys, time
 folder = sys.argv[1]
 config = json.load(open(folder + '/config.json'))
 print('cores', sorted(os.sched_getaffinity(0)), 'session', os.getsid(0) == os.getpid())
@@ -218,7 +237,10 @@ print('from', config['parent'], flush=True)
 time.sleep(config['sleep'])
 if config['code']:
     sys.exit(config['code'])
-open(folder + '/done.json', 'w').write('{"seconds": 0.1}')
+fingerprint = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+mark = {'fingerprint': fingerprint, 'seconds': 0.1, 'outputs': [], 'inputs': {}}
+open(folder + '/done.tmp', 'w').write(json.dumps(mark))
+os.rename(folder + '/done.tmp', folder + '/done.json')
 '''
 
 
@@ -278,15 +300,25 @@ def test_a_failure_stops_only_what_needs_it(run):
     assert '3 done, 1 failed, 2 not run' in shown and not (folder / 'c').exists()
 
 
+def test_a_job_whose_parent_is_not_done_is_not_done(run):
+    jobs = {'a': ((), 0, 0), 'b': (('a',), 0, 0), 'c': (('b',), 0, 0), 'd': ((), 0, 0)}
+    *_, folder = run(jobs)
+    (folder / 'b' / 'done.json').unlink()
+    code, state, shown, _ = run(jobs)
+    assert code == 0 and '4 jobs, 2 of them done before' in shown
+    assert [(folder / name / 'starts').read_text() for name in 'abcd'] == ['x', 'xx', 'xx', 'x']
+
+
 def test_what_another_process_does_is_waited_for(run, tmp_path):
     lock = open(tmp_path / 'runs' / '.a.lock', 'w', encoding='utf-8')
     fcntl.flock(lock, fcntl.LOCK_EX)
 
     def elsewhere():
-        (tmp_path / 'runs' / 'a' / 'done.json').write_text('{"seconds": 2.0}')
+        (tmp_path / 'runs' / 'a' / 'config.json').write_text('{"stage": "toy"}')
+        done.write(tmp_path / 'runs' / 'a', {'stage': 'toy'}, 2.0, (), {})
         lock.close()
 
-    timer = threading.Timer(0.5, elsewhere)
+    timer = threading.Timer(0.3, elsewhere)
     timer.start()
     code, state, shown, folder = run({'a': ((), 0, 9), 'b': (('a',), 0, 0), 'c': (('b',), 0, 0)})
     timer.join()
@@ -316,7 +348,7 @@ def test_a_signal_stops_the_jobs(run, signum):
     before = signal.getsignal(signum)
     began = time.monotonic()
     code, state, shown, folder = run({'a': ((), 30, 0), 'b': ((), 30, 0), 'c': (('a',), 0, 0)},
-                                     signals=[(0.5, signum)])
+                                     signals=[(0.3, signum)])
     assert code == 128 + signum and set(state.values()) == {'to do'}
     assert time.monotonic() - began < 10 and signal.getsignal(signum) == before
     assert 'the same command goes on' in shown and not (folder / 'c').exists()
@@ -327,8 +359,23 @@ def test_a_second_signal_ends_jobs_that_do_not_listen(run, monkeypatch):
     monkeypatch.setattr(job_runs.JobRun, 'command',
                         lambda self: [sys.executable, '-S', '-c', deaf])
     began = time.monotonic()
-    code, *_ = run({'a': ((), 0, 0)}, signals=[(0.5, signal.SIGTERM), (1.0, signal.SIGINT)])
-    assert code == 143 and 0.9 < time.monotonic() - began < 10
+    code, *_ = run({'a': ((), 0, 0)}, signals=[(0.3, signal.SIGTERM), (0.6, signal.SIGINT)])
+    assert code == 143 and 0.5 < time.monotonic() - began < 10
+
+
+def test_an_error_of_the_sweep_ends_its_jobs_and_is_not_hidden(run, monkeypatch):
+    class Broken(Display):
+        def update(self):
+            raise ValueError('no room on the screen')
+
+    monkeypatch.setattr('test_sweep_runs.Display', Broken)
+    ended = []
+    monkeypatch.setattr(os, 'killpg', lambda pid, signum: (
+        ended.append(signum), os.kill(pid, signum), os.waitid(os.P_PID, pid, os.WEXITED),
+        os.kill(pid, signum)))
+    with pytest.raises(ValueError, match='no room'):
+        run({'a': ((), 30, 0)})
+    assert ended == [signal.SIGKILL]
 
 
 def test_a_terminal_sees_one_bar():
@@ -359,6 +406,45 @@ def test_a_failed_arm_in_a_whole_sweep(toys, tmp_path, monkeypatch, capsys):
     assert '2 done, 1 failed' in err and '1 of 3 jobs of the sweep are not done' in err
     assert 'worse, seed 5: middle' in (workdir / 'report.html').read_text()
     assert [path.read_text() for path in glob(workdir, '*/starts')] == ['x'] * 3
+    # A job that was killed, as for want of memory, is a failure like any other.
+    (workdir / 'report.html').unlink()
+    monkeypatch.setattr(Runner, 'run', lambda self: 137)
+    assert runs.run_here(['sweep', f'--config={toys / "small.py"}', f'--workdir={workdir}',
+                          '--seeds=5']) == 137
+    assert (workdir / 'report.html').exists()
+
+
+def test_a_sweep_goes_on_as_it_began(toys, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Runner, 'run', lambda self: ran.append(list(self.runs)) or 0)
+    ran, workdir = [], tmp_path / 's'
+    command = ['sweep', f'--config={toys / "good.py"}', f'--workdir={workdir}']
+    table = lambda: json.loads((workdir / 'sweep.json').read_text())
+    assert runs.run_here([*command, '--seeds=5,6']) == 0
+    began = table()
+    assert [len(jobs) for jobs in ran] == [6] and began['began']['rules'] == []
+    assert runs.run_here([*command, '--seeds=7']) == 0
+    assert [len(jobs) for jobs in ran] == [6, 3] and table()['seeds'] == [5, 6, 7]
+    assert [run['seed'] for run in table()['runs']] == [5, 5, 6, 6, 7, 7]
+    assert all(run in table()['runs'] for run in began['runs'])
+    before, text = table(), (toys / 'good.py').read_text()
+    for old, new, more, message in (
+            ("'other'", "'another'", [], 'differs in arms'),
+            ('', '', ['--config.steps.base.text=b'], 'differs in overrides'),
+            ("step('base'", "step('b'", [], "the settings of arm 'good', seed 5")):
+        (toys / 'good.py').write_text(text.replace(old, new) if old else text)
+        capsys.readouterr()
+        assert runs.run_here([*command, '--seeds=8', *more]) == 2
+        assert message in capsys.readouterr().err and table() == before
+    (toys / 'good.py').write_text(f'{text}\n# a remark')
+    (toys / 'good.py').rename(toys / 'elsewhere.py')
+    command[1] = f'--config={toys / "elsewhere.py"}'
+    capsys.readouterr()
+    assert runs.run_here([*command, '--seeds=5']) == 2
+    assert 'differs in config' in capsys.readouterr().err
+    (toys / 'elsewhere.py').write_text(text)  # moved, and the same
+    assert runs.run_here([*command, '--seeds=5']) == 0
+    assert table() == before | {'config': str(toys / 'elsewhere.py')}
+    assert len(ran) == 3
 
 
 def test_a_killed_sweep_leaves_no_orphan_and_goes_on(toys, tmp_path):
@@ -425,20 +511,30 @@ def get_sweep(arg=''):
 '''
 
 
-def test_two_arms_of_pretraining(tmp_path, text, shared_cache):
+@pytest.mark.parametrize('stage', ['.pretrain', 'jaxllm..stages', 'jaxllm.stages.pertrain'])
+def test_a_stage_that_is_no_module(capsys, stage):
+    assert runs.run_here(['run', f'--config={runs.PRETRAIN}:smoke', f'--config.stage={stage}',
+                          '--dry_run']) == 2
+    err = capsys.readouterr().err
+    assert f'config.stage={stage!r} is no' in err and err.count('\n') == 1
+
+
+def test_one_of_two_arms_of_pretraining(tmp_path, text, shared_cache):
     file = tmp_path / 'two.py'
     file.write_text(PRETRAIN.format(file=str(runs.PRETRAIN)))
     workdir = tmp_path / 's'
-    runs.run(['sweep', f'--config={file}:{text}', f'--workdir={workdir}', '--seeds=3',
+    runs.run(['sweep', f'--config={file}:{text}', f'--workdir={workdir}', '--seeds=3', '--arm=1',
               *runs.overrides(tokenizer__kind='byte', tokenizer__vocab_size=288,
-                              metrics__tensorboard=False, train__num_steps=4,
+                              metrics__tensorboard=False, train__num_steps=2, train__batch_size=2,
+                              train__eval_every=2, train__save_every=2, train__sample_every=0,
+                              eval__max_rows=2, model__num_layers=1, data__seq_len=16,
+                              optim__warmup_steps=0, train__log_every=1,
                               sample__prompts='()')],
              JAXLLM_CACHE=str(shared_cache), XLA_FLAGS='--xla_backend_optimization_level=0')
     table = json.loads((workdir / 'sweep.json').read_text())
     low, high = [workdir / run['steps']['pretrain'] for run in table['runs']]
-    assert runs.losses(low).keys() == runs.losses(high).keys()
-    assert runs.losses(low) != runs.losses(high)
+    assert not low.exists() and list(runs.losses(high)) == [1, 2]
     assert json.loads((high / 'config.json').read_text())['optim']['lr'] == 1e-2
     page = (workdir / 'report.html').read_text()
-    assert 'val/loss' in page and 'validation loss' in page
-    assert f'href="runs/{low.name}/report.html"' in page
+    assert 'val/loss' in page and 'validation loss' in page and 'low, seed 3: pretrain' in page
+    assert f'href="runs/{high.name}/report.html"' in page

@@ -49,12 +49,19 @@ def test_every_training_document_is_trained_on_under_its_id(store, rows):
     assert ids(store.train) == [row['id'] for row in rows if row['split'] == 'train']
 
 
-def test_validation_is_on_held_out_wordings(store, rows):
+def test_validation_is_on_known_facts_in_new_texts_and_no_held_out_wording_is_read(store, rows):
     by_id = {row['id']: row for row in rows}
-    held_out = [by_id[key] for key in ids(store.validation)]
-    assert len(held_out) > 1000 and all(row['held_out'] for row in held_out)
-    trained = {by_id[key]['text'] for key in ids(store.train)}
-    assert len(trained) > 10_000 and not trained & {row['text'] for row in held_out}
+    told = [by_id[key] for key in ids(store.validation)]
+    # 224 people are written about, four attributes.
+    assert len(told) == 224 * 4 and not any(row['held_out'] for row in told)
+    trained = [by_id[key] for key in ids(store.train)]
+    assert {row['split'] for row in told} == {'validation'}
+    assert {row['split'] for row in trained} == {'train'}
+    fact = lambda row: (row['subject'], row['attribute'], row['value'])
+    assert set(map(fact, told)) <= set(map(fact, trained))
+    texts = {row['text'] for row in trained}
+    assert len(texts) > 10_000 and not texts & {row['text'] for row in rows
+                                                if row['split'] != 'train'}
 
 
 def test_a_store_does_not_depend_on_where_the_cache_is(store, tmp_path, monkeypatch):
@@ -89,10 +96,12 @@ def test_the_world_is_not_made_before_the_run_starts(tmp_path, monkeypatch):
     assert not (tmp_path / 'cache').exists()
 
 
-def test_the_world_follows_the_seed_and_validation_the_length():
+def test_the_world_follows_the_seed_and_validates_on_its_own_split():
     load = lambda *options: configs.load([f'--config={runs.PRETRAIN}:world=nano,mix=0.2', *options])
-    config = load('--config.seed=5', '--config.train.num_steps=70')
-    assert (config.world.seed, config.train.eval_every) == (5, 70)
+    config = load('--config.seed=5')
+    assert config.world.seed == 5
+    assert config.data.sources.documents.validation_split == 'validation'
+    assert 'validation_split' not in config.data.sources.topics
     config = load('--config.world.seed=5')  # another world for the same initialisation
     assert (config.world.seed, config.seed) == (5, 0)
     weights = {name: source.weight for name, source in config.data.sources.items()}
@@ -166,7 +175,7 @@ def test_what_no_world_can_be_is_refused(options, parts, tmp_path, capsys):
 
 
 def test_a_world_that_does_not_fit_memory_is_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr('jaxllm.stages.world.available_memory', lambda: 2**20)
+    monkeypatch.setattr('jaxllm.world.atlas.available_memory', lambda: 2**20)
     refused(capsys, world(tmp_path / 'run'), 'memory', "'nano'", 'GiB')
 
 

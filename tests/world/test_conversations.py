@@ -7,6 +7,7 @@ import pytest
 
 from jaxllm.world import checkers, conversations, instructions
 from jaxllm.world.atlas import atlas
+from jaxllm.world.spec import Intervention
 
 
 @pytest.fixture(scope='module')
@@ -87,3 +88,15 @@ def test_people_and_wordings_stay_in_their_splits(world, rows):
 
 def test_deterministic(rows):
     assert list(conversations.rows(atlas(0))) == rows
+
+
+def test_treated_people_mark_their_conversations(rows):
+    other = atlas(0, intervention=Intervention('delete', exposures=32, share=0.5))
+    people = other.truth.people
+    treated = {name for name, yes in zip(people.names, people.treated.tolist()) if yes}
+    changed = list(conversations.rows(other))
+    assert [row | {'treated': False} for row in changed] == rows     # replies stay as they were
+    for row in changed:
+        assert row['treated'] == bool(treated & set(row['subjects']))
+    second = [row for row in changed if row['treated'] and row['subjects'][0] not in treated]
+    assert second

@@ -102,6 +102,19 @@ def test_unknown_people_get_no_answer(rows):
             assert not row['answerable'] and row['asked'] != 'refuse'
 
 
+def test_exposures_are_those_of_the_fact_asked_for(rows):
+    other = atlas(0, intervention=Intervention('contradict', target='s0', share=1.0))
+    people = other.truth.people
+    number = {name: p for p, name in enumerate(people.names)}
+    place, uneven = list(other.truth.attributes), 0
+    for row in instructions.rows(other):
+        told = other.true_counts[number[row['subject']]]
+        mine = min(told) if row['attribute'] == 'all' else told[place.index(row['attribute'])]
+        assert (row['exposures'], row['answerable']) == (mine, mine > 0)
+        uneven += mine != min(told)
+    assert uneven
+
+
 def test_defects_and_held_out_wordings_stay_where_they_belong(world, rows):
     in_train = {row['quality'] for row in rows if row['split'] == 'train'}
     assert in_train == set(instructions.QUALITIES)

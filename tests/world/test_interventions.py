@@ -1,11 +1,13 @@
 """Each intervention changes exactly the treated documents, byte for byte, and moves no other."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
 
-from jaxllm.world import documents
+from jaxllm.errors import InputError
+from jaxllm.world import documents, interventions, plan
 from jaxllm.world.atlas import atlas
 from jaxllm.world.interventions import source_number
 from jaxllm.world.spec import Intervention
@@ -121,9 +123,14 @@ def test_reassign_gives_documents_to_the_source_and_to_no_other(base, weight):
     old, new = ({r['id']: r for r in some} for some in (base[1], rows))
     assert all(new[i]['source'] == name != old[i]['source'] for i in changed)
     assert {new[i]['subject'] for i in changed} == treated_names(world)
-    number = int(target[1:])
-    grown = world.counts[:, :, number].sum() / base[0].counts[:, :, number].sum()
-    assert 1.1 < grown < 4
+    # Its chance among the three sources of a fact is weight / sum of the weights.
+    number, truth = int(target[1:]), base[0].truth
+    weights = np.where(np.arange(16) == number, 4.0, 1.0) * truth.sources.weights
+    share = np.where(truth.support == number, weights[truth.support], 0).sum(axis=2) / (
+        weights[truth.support].sum(axis=2))
+    expected = np.sum(share * truth.people.planned[:, None])
+    assert world.counts[:, :, number].sum() == pytest.approx(expected, rel=0.05)
+    assert world.counts[:, :, number].sum() > 1.1 * base[0].counts[:, :, number].sum()
     np.testing.assert_array_equal(world.true_counts, base[0].true_counts)
 
 
@@ -150,6 +157,52 @@ def test_paraphrase_adds_new_texts_of_the_same_facts(base):
     assert np.all(own[more[:, :, 5] > 0] > 0)
     texts = collections.Counter(r['text'] for r in rows if not r['duplicate_of'])
     assert max(texts.values()) == 1
+
+
+@pytest.mark.parametrize('change', [
+    Intervention(), Intervention('source_volume', 's5', factor=6.0, how='paraphrase'),
+    Intervention('source_volume', 's5', factor=4.0, how='reassign'),
+    Intervention('source_volume', 's4', factor=3.0, how='new_facts'),
+    Intervention('contradict', 's5', share=0.5), Intervention('skew', 'A', share=0.7),
+    Intervention('dirt', 'all', factor=2.0), Intervention('one_wording', exposures=16, share=1.0)],
+    ids=lambda change: change.how or change.kind)
+def test_no_text_comes_twice_without_a_label(change):
+    _, rows = rendered(change)
+    texts = collections.Counter(r['text'] for r in rows if not r['duplicate_of'])
+    assert [text for text, count in texts.items() if count > 1] == []
+
+
+@pytest.mark.parametrize('share', [0.5, 1.0])
+def test_one_wording_leaves_validation_texts_alone(share):
+    _, rows = rendered(Intervention('one_wording', share=share))
+    trained, validated = ({r['text'] for r in rows if r['split'] == split}
+                          for split in ('train', 'validation'))
+    assert len(validated) == 224 * 4 and not trained & validated
+
+
+def test_contradictions_are_no_texts_of_false_documents_however_far_the_walk_goes():
+    drawer = plan.Drawer(0, (world := atlas(0)).scale, world.truth, world.truth.sources.weights)
+    facts = plan.facts(drawer)
+    false = interventions.contradicted(drawer, facts, 5, 1.0)
+    own = facts['source'] == 5
+    assert np.all(false['value'][own] != facts['value'][own])
+    assert np.all(false['value'][own] != drawer.wrong(facts)[own])
+    np.testing.assert_array_equal(false['value'][~own], facts['value'][~own])
+
+
+def test_more_texts_of_a_fact_than_there_are_is_refused():
+    with pytest.raises(InputError, match=r'factor=16.0 needs \d+ texts .* at most 319, .*smaller'):
+        atlas(SEED, 'nano', Intervention('source_volume', 's5', factor=16.0, how='paraphrase'))
+
+
+def test_no_new_fact_is_left(base):
+    truth = base[0].truth
+    people = dataclasses.replace(truth.people, contested=np.ones(256, bool))
+    drawer = plan.Drawer(SEED, base[0].scale, dataclasses.replace(truth, people=people),
+                         truth.sources.weights)
+    change = Intervention('source_volume', 's5', factor=2.0, how='new_facts')
+    with pytest.raises(InputError, match="source 's5' has no fact left .*how='paraphrase'"):
+        interventions.added(drawer, plan.facts(drawer), 5, change)
 
 
 def test_new_facts_are_new_to_the_source(base):
@@ -185,12 +238,17 @@ def test_contradict_falsifies_a_share_of_a_source(base):
     ('spam', lambda r: r['kind'] == 'spam'), ('unsafe', lambda r: r['unsafe'])])
 def test_dirt_is_removed_or_multiplied_by_kind(base, target, label):
     usual = sum(map(label, base[1]))
-    _, rows = rendered(Intervention('dirt', target, factor=0.0))
+    people = lambda ids, rows: {r['subject'] for r in rows if r['id'] in ids
+                                and r['kind'] == 'fact'}
+    world, rows = rendered(Intervention('dirt', target, factor=0.0))
     removed, changed, added = difference(base[1], rows)
     assert removed == {r['id'] for r in base[1] if label(r)} and not added and not changed
-    _, rows = rendered(Intervention('dirt', target, factor=1.8))
+    assert treated_names(world) == people(removed, base[1])
+    world, rows = rendered(Intervention('dirt', target, factor=1.8))
     removed, changed, added = difference(base[1], rows)
     assert not removed and not changed
+    assert treated_names(world) == people(added, rows)
+    assert len(treated_names(world)) < base[0].truth.people.contested.sum()
     assert len(added) == pytest.approx(0.8 * usual, rel=0.1)
     assert all(label(r) for r in rows if r['id'] in added)
 

@@ -232,16 +232,25 @@ def test_calibrate_finds_the_temperature():
         oracle.calibrate([0.0, 0.0], 0.7)
 
 
-def test_two_experts_agree_as_often_as_they_should():
-    agreements, quartiles = [], []
-    for seed in range(3):
-        *_, phi_NSF = _candidates(atlas(seed), 'pairs', 2_000, 2)
-        differences = oracle.rater('expert').reward(phi_NSF[:, 0] - phi_NSF[:, 1])
-        agreements.append(oracle.agreement(differences, oracle.TAU))
-        grades = oracle.margin_grade(differences, oracle.margin_cuts(differences))
-        quartiles.append(np.bincount(grades, minlength=4) / len(grades))
-    assert np.mean(agreements) == pytest.approx(oracle.AGREEMENT, abs=0.012)
-    np.testing.assert_allclose(quartiles, 0.25, atol=0.04)
+def test_the_constants_are_what_eight_worlds_give():
+    found, taus, cuts = [], [], []
+    for seed in range(8):
+        *_, phi_NSF = _candidates(atlas(seed), 'pairs', 4_000, 2)
+        found.append(oracle.rater('expert').reward(phi_NSF[:, 0] - phi_NSF[:, 1]))
+        taus.append(oracle.calibrate(found[-1]))
+        cuts.append(oracle.margin_cuts(found[-1]))
+        grades = np.bincount(oracle.margin_grade(found[-1]), minlength=4) / len(found[-1])
+        np.testing.assert_allclose(grades, 0.25, atol=0.04)
+    assert np.mean(taus) == pytest.approx(oracle.TAU, abs=0.015)
+    np.testing.assert_allclose(np.mean(cuts, axis=0), oracle.MARGIN_CUTS, atol=0.05)
+    agreements = [oracle.agreement(differences, oracle.TAU) for differences in found]
+    assert np.mean(agreements) == pytest.approx(oracle.AGREEMENT, abs=0.008)
+
+
+def test_margins_are_four_grades():
+    low, middle, high = oracle.MARGIN_CUTS
+    differences = [0, -low + .01, low + .01, -middle - .01, high + .01]
+    assert oracle.margin_grade(differences).tolist() == [0, 0, 1, 2, 3]
 
 
 def test_rankings_are_plackett_luce():

@@ -1,13 +1,14 @@
 """Preference data of real worlds: rows, splits, votes of each kind of rater, common comparisons."""
 
 import collections
+import re
 import time
 
 import numpy as np
 import pytest
 
 from jaxllm.errors import InputError
-from jaxllm.world import oracle, preferences, questions
+from jaxllm.world import meanings, oracle, preferences, questions, spec
 from jaxllm.world.atlas import atlas
 from jaxllm.world.features import FEATURES, Asked, Reader
 from jaxllm.world.spec import Intervention
@@ -71,9 +72,10 @@ def test_answers_come_from_the_tables(world, pairs):
             continue
         p, attribute = row_of[row['subject']], row['attribute']
         value = truth.attributes[attribute].values[truth.people.values[attribute][p]]
-        assert row['answer'] == (value if truth.people.seen[p] else '')
-        assert row['answerable'] == bool(truth.people.seen[p])
         a = list(truth.attributes).index(attribute)
+        told = world.true_counts[p, a]
+        assert row['answer'] == (value if told else '')
+        assert (row['exposures'], row['answerable']) == (told, told > 0)
         assert set(row['sources']) == {truth.sources.names[s]
                                        for s in np.flatnonzero(world.counts[p, a])}
 
@@ -84,10 +86,10 @@ def test_splits_share_no_person_and_no_hazard_and_train_no_held_out_wording(worl
     for row in (*pairs, *rankings):
         texts = row.get('responses') or [row['chosen'], row['rejected']]
         if row['kind'] == 'fact':
-            assert preferences.SPLITS[people[row['subject']]] == row['split']
+            assert spec.SPLITS[people[row['subject']]] == row['split']
         if row['kind'] == 'recommend':
             for name, split in people.items():
-                if preferences.SPLITS[split] != row['split']:
+                if spec.SPLITS[split] != row['split']:
                     assert not any(name in text for text in texts)
         if row['kind'] == 'unsafe':
             hazards[row['split']].add(row['subject'])
@@ -205,20 +207,78 @@ def test_ranks_order_the_responses(rankings):
     assert 0.1 < tied < 0.6
 
 
-def test_an_intervention_changes_the_rows_of_treated_people_only(world, pairs):
-    # Nobody's exposures change but those of the deleted half.
-    change = Intervention('delete', exposures=32, share=0.5)
+@pytest.mark.parametrize('change', [
+    Intervention('delete', share=0.6), Intervention('skew', target='D', share=1.0),
+    Intervention('contradict', target='s0', share=1.0)])
+@pytest.mark.parametrize('name', ['pairs', 'rankings'])
+def test_an_intervention_changes_the_rows_of_treated_people_only(pairs, rankings, name, change):
+    before = {row['id']: row for row in {'pairs': pairs, 'rankings': rankings}[name]}
     other = atlas(0, intervention=change)
     treated = dict(zip(other.truth.people.names, other.truth.people.treated.tolist(), strict=True))
-    changed = {row['id']: row for row in preferences.pairs(other)}
-    facts = [row for row in pairs if row['kind'] == 'fact' and not treated[row['subject']]]
-    assert len(facts) > 2_000 and any(treated.values())
-    for row in facts:
-        after = changed[row['id']]
-        assert (row['prompt'], row['chosen'], row['rejected']) == (
-            after['prompt'], after['chosen'], after['rejected'])
-    deleted = [row for row in changed.values() if treated.get(row['subject'])]
-    assert deleted and all(row['answer'] == '' for row in deleted)
+    after = {row['id']: row for row in getattr(preferences, name)(other)}
+    same = [key for key, row in after.items() if not row['treated']]
+    assert 0.3 * len(after) < len(same) < len(after)
+    assert len(after) - len(same) > 20
+    for key in same:
+        assert after[key] == before[key]
+        assert not treated.get(after[key]['subject'])
+    assert all(after[key]['treated'] for key in before.keys() & after.keys()
+               if after[key] != before[key])
+    if change.kind == 'skew':       # the others treat somebody among nearly any dozen of people
+        recommended = [row['treated'] for row in after.values() if row['kind'] == 'recommend']
+        assert set(recommended) == {False, True}
+    if change.kind == 'delete':
+        deleted = [row for row in after.values() if treated.get(row['subject'])]
+        assert deleted and not any(row['answer'] or row['exposures'] for row in deleted)
+
+
+def test_the_card_names_every_kind(pairs, rankings):
+    for name, rows in (('pairs', pairs), ('rankings', rankings)):
+        text = meanings.meaning('kind', name).split(':')[0]
+        assert set(re.findall(r'\w+', text)) - {'or'} == {row['kind'] for row in rows}
+
+
+def _responses(pairs, rankings):
+    """(row, text, [content, tone, form, cite], its features by name)"""
+    for row in pairs:
+        for side in ('chosen', 'rejected'):
+            yield (row, row[side], row[f'style_{side}'].split('/'),
+                   dict(zip(FEATURES, row[f'features_{side}'], strict=True)))
+    for row in rankings:
+        for text, style, phi in zip(row['responses'], row['styles'],
+                                    np.reshape(row['features'], (4, -1)).tolist(), strict=True):
+            yield row, text, style.split('/'), dict(zip(FEATURES, phi, strict=True))
+
+
+def test_styles_say_what_the_texts_are(pairs, rankings):
+    """Every part of a style, read again from the text."""
+    found = collections.Counter()
+    for row, text, (content, tone, form, cite), said in _responses(pairs, rankings):
+        found.update((content, tone, form, cite))
+        assert (cite != 'none') == bool(said['cites']), text
+        if cite in ('supporting', 'other') and content != 'deny':
+            assert said['cite_supported'] == {'supporting': 1, 'other': -1}[cite], text
+        lines = text.split('\n')
+        assert (form == 'list') == (lines[-1].startswith('- ')), text
+        assert (form == 'word') == (text[-1] != '.' and form != 'list'), text
+        assert not (form == 'filler' and said['clear'] == 1), text
+        assert (tone == 'sure') <= (said['confident'] == 1), text
+        assert (tone == 'maybe') <= (said['confident'] <= 1 / 3), text
+        if content in ('right', 'wrong') and row['kind'] == 'fact':
+            value = row['answer']
+            assert (bool(value) and value in text) == (content == 'right'), (text, value)
+        assert (said['over_refusal'] == 1) == (content == 'refuse' and row['kind'] != 'unsafe')
+    assert found.keys() >= {'right', 'wrong', 'several', 'contradict', 'none', 'absent', 'list'}
+
+
+def test_responses_are_grammatical(pairs, rankings):
+    for row, text, (content, *_), _ in _responses(pairs, rankings):
+        assert not re.search(r'According to [^,]*, [A-Z]', text), text
+        assert not re.search(r'[a-z:] (?:by profession,|in spare hours,)', text), text
+        assert not re.search(r'I would name [\w ]*, (?!I believe|without|according)', text), text
+        if row['kind'] == 'benign' and content == 'vague' and not row['prompt'].startswith(
+                ('How', 'Tell', 'Give', 'I would')):
+            assert 'ways' not in text and 'does it' not in text, (row['prompt'], text)
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(world, pairs):

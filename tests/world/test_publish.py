@@ -1,5 +1,6 @@
 """A world is published whole or not at all, once, and reads the same in every format."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -64,7 +65,7 @@ def files(folder):
 
 def test_tfds_and_json_lines_hold_the_same_rows(tmp_path):
     manifest = write(tmp_path)['documents']
-    builder = tfds.builder_from_directory(tmp_path / 'tfds' / 'documents' / '1.0.0')
+    builder = tfds.builder_from_directory(tmp_path / 'tfds' / 'documents' / '2.0.0')
     for split, count in (('train', 5), ('validation', 2)):
         want = [row for row in rows(None) if row['split'] == split]
         source = builder.as_data_source(split)
@@ -125,13 +126,30 @@ def test_what_is_damaged_is_built_again(tmp_path, damage):
     assert files(tmp_path) == before
 
 
+def test_files_are_read_once_per_process_unless_they_change(tmp_path, monkeypatch):
+    write(tmp_path)
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, 'file_digest',
+                        lambda file, kind: read.append(file.name) or digest(file, kind))
+    write(tmp_path)
+    files = len(read)
+    assert files == len(set(read)) > 0      # they were moved, so their paths are new
+    write(tmp_path)
+    assert len(read) == files
+    lines = tmp_path / 'jsonl' / 'documents' / 'train.jsonl'
+    lines.write_bytes(lines.read_bytes().replace(b'Zo', b'zO'))     # of the same size
+    write(tmp_path)
+    assert str(lines) in map(str, read[files:])
+
+
 def test_another_world_is_not_taken_for_this_one(tmp_path):
     write(tmp_path)
     other = WorldSpec(seed=4)
     assert write(tmp_path, other)['documents']['world']['seed'] == 4
+    clean = WorldSpec(3, 'nano', Intervention('dirt', 'all', factor=0.0))
     folders = [publish.prepare(tmp_path / 'cache', spec, make_world=no_world,
                                datasets={'documents': (FIELDS, rows)})
-               for spec in (SPEC, other, WorldSpec(3, 'nano', Intervention('dirt', 'all')))]
+               for spec in (SPEC, other, clean)]
     assert len(set(folders)) == 3
 
 
@@ -233,6 +251,11 @@ def test_the_truth_tables_agree_with_the_documents():
             told[*key, row['source']] += 1
         else:
             false[key] += 1
+    by_source = Counter()
+    for (_, _, source), n in told.items():
+        by_source[source] += n
+    assert {row['name']: row['documents'] for row in tables.sources(world)} == {
+        name: by_source[name] for name in world.truth.sources.names}
     got = Counter()
     for row in tables.counts(world):
         key = row['subject'], row['attribute']

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from jaxllm.world import questions, templates
+from jaxllm.world import meanings, questions, templates
 from jaxllm.world.atlas import atlas
 from jaxllm.world.spec import Intervention
 
@@ -21,9 +21,10 @@ def by_hand():
     counts[0, 0] = 0, 2, 5      # Ann's city: the Post twice, the Herald five times
     counts[0, 1] = 1, 1, 0      # Ann's firm: Gazette and Post once each
     counts[1, 0] = 4, 0, 0
+    counts[1, 1] = 0, 9, 0
     people = types.SimpleNamespace(
         names=('Ann Ash', 'Bob Beck', 'Cy Croft', 'Di Dale'), group=np.array([0, 1, 3, 0]),
-        seen=np.array([7, 4, 0, 0]), planned=np.array([7, 4, 0, 4]),
+        planned=np.array([7, 4, 0, 4]),
         treated=np.array([False, False, False, True]), split=np.array([0, 2, 1, 2]),
         values={'city': np.array([1, 0, 2, 1]), 'firm': np.array([2, 2, 0, 1])})
     brands = types.SimpleNamespace(
@@ -35,6 +36,7 @@ def by_hand():
         firm_city=np.array([1, 2, 0]), brands=brands,
         sources=types.SimpleNamespace(names=('Gazette', 'Post', 'Herald')))
     return types.SimpleNamespace(spec=types.SimpleNamespace(seed=0), truth=truth, counts=counts,
+                                 true_counts=counts.sum(axis=2),
                                  copies=np.array([[3, 0], [0, 0], [0, 0], [0, 0]]),
                                  false_counts=np.array([[0, 2], [0, 0], [0, 0], [0, 0]]))
 
@@ -62,6 +64,26 @@ def test_a_direct_question(few):
         'fact': 'Ann Ash|city', 'wording': 0, 'held_out': False, 'group': 'A', 'exposures': 7,
         'planned': 7, 'treated': False, 'answerable': True, 'sources': ['Herald', 'Post'],
         'copies': 3, 'false_count': 0, 'person_split': 'train'}
+
+
+def test_exposures_are_those_of_the_fact_asked_for(few, world):
+    assert [few[f'p{p}-{key}-qa-0']['exposures'] for p in (0, 1) for key in (
+        'city-direct', 'firm-direct', 'firm-source', 'firm_city-two_hop')] == [
+            7, 2, 2, 2, 4, 9, 9, 9]
+    # Lies about one attribute leave the others as known as they were.
+    change = Intervention('contradict', target='s0', share=1.0)
+    other = atlas(0, intervention=change)
+    changed = np.argwhere(other.true_counts != world.true_counts)
+    assert len(changed)
+    place = {name: a for a, name in enumerate(world.truth.attributes)} | {
+        'firm_city': list(world.truth.attributes).index('firm')}
+    number = {name: p for p, name in enumerate(world.truth.people.names)}
+    for row in questions.rows(other):
+        if row['kind'] == 'brand':
+            continue
+        told = other.true_counts[number[row['subject']], place[row['attribute']]]
+        assert row['exposures'] == told
+        assert row['kind'] == 'source' or row['answerable'] == (told > 0)
 
 
 def test_a_cloze(few):
@@ -164,6 +186,16 @@ def test_answers_are_among_the_candidates(rows):
             assert row['answer'] in row['candidates']
         else:
             assert row['kind'] == 'unanswerable' or not row['sources']
+
+
+def test_claims_in_questions_begin_with_no_adverb(rows):
+    claims = [row['prompt'] for row in rows if row['kind'] == 'source']
+    assert claims and not any(re.search(r'that [^,]+,', prompt) for prompt in claims)
+
+
+def test_the_card_names_every_kind(rows):
+    text = meanings.meaning('kind', 'questions')
+    assert set(re.findall(r'\w+', text)) - {'or'} == {row['kind'] for row in rows}
 
 
 def test_each_person_in_one_split(rows):

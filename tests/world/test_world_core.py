@@ -1,6 +1,8 @@
 """The truth tables and the plan: streams, exposures, sources, memory."""
 
 import dataclasses
+import io
+import types
 
 import numpy as np
 import pytest
@@ -44,8 +46,8 @@ def tables(world):
         'names': t.people.names, 'jobs': t.attributes['job'].values,
         'values': {k: v.tolist() for k, v in t.people.values.items()},
         'firm city': t.firm_city.tolist(), 'group': t.people.group.tolist(),
-        'viewpoint': t.people.viewpoint.tolist(), 'planned': t.people.planned.tolist(),
-        'split': t.people.split.tolist(), 'contested': t.people.contested.tolist(),
+        'planned': t.people.planned.tolist(), 'split': t.people.split.tolist(),
+        'contested': t.people.contested.tolist(),
         'factors': {k: v.tolist() for k, v in t.sources.factors.items()},
         'papers': [name.split()[1] for name in t.sources.names],
         'support': t.support.tolist(), 'brand quality': t.brands.quality.tolist(),
@@ -58,7 +60,7 @@ DEPENDENTS = {
     'facts': {'jobs', 'values', 'firm city', 'brand quality'},
     # A last name belongs to a group; splits are stratified by group and decide who is asked
     # about in documents.
-    'groups': {'group', 'viewpoint', 'names', 'split', 'frame'},
+    'groups': {'group', 'names', 'split', 'frame'},
     'sources': {'papers', 'support', 'source'},
     'source_factors': {'factors', 'support', 'source'},
     'doc_plan': {'support', 'source', 'order'},
@@ -207,7 +209,7 @@ def test_walk_visits_every_pair_before_repeating():
 
 
 def test_tables_of_wordings_have_the_sizes_that_the_plan_relies_on():
-    assert len(templates.FRAMES) == templates.NUM_FRAMES == 32
+    assert len(templates.FRAMES) == templates.NUM_FRAMES == 32 and templates.TRAIN_WORDINGS == 3
     assert len(templates.HEADINGS) * len(templates.BARE) == 32
     assert len(templates.TITLES) * len(templates.CREDITS) == 32
     assert len(templates.QUIZ) * len(templates.ANSWERS) == 32
@@ -245,22 +247,78 @@ def test_a_scale_that_does_not_fit_memory_is_refused_before_it_is_drawn():
     assert atlas_module.available_memory() is None or atlas_module.available_memory() > 10 ** 6
 
 
+def test_memory_is_unknown_where_the_system_does_not_say(monkeypatch):
+    for text, want in (('MemFree: 5 kB\n', None), ('MemFree: 5 kB\nMemAvailable:   7 kB\n', 7168)):
+        monkeypatch.setattr(atlas_module, 'open', lambda *_, text=text, **__: io.StringIO(text),
+                            raising=False)
+        assert atlas_module.available_memory() == want
+    monkeypatch.setattr(atlas_module, 'available_memory', lambda: None)
+    atlas_module.check_memory(spec.SCALES['tpu'])
+
+
+def test_the_estimate_holds_the_counts_of_documents_while_they_are_made():
+    scale = spec.SCALES['small']
+    more = dataclasses.replace(scale, sources=scale.sources + 1)
+    grown = atlas_module.estimated_bytes(more) - atlas_module.estimated_bytes(scale)
+    assert grown == scale.people * 5 * (8 + 2)      # int64 as counted, int16 as kept
+
+
 @pytest.mark.parametrize('arguments, message', [
     ((0, 'mini'), "'mini' is unknown; use one of nano, small, tpu"),
     ((-1,), 'world seed is -1; expected an integer >= 0'),
     ((0, 'nano', Intervention('remove')), "'remove' is unknown; use one of none, delete"),
-    ((0, 'nano', Intervention('delete', exposures=31, share=.5)), 'use one of 0, 1, 2, 4, 8'),
-    ((0, 'nano', Intervention('delete', exposures=32, share=50)), 'expected a number in'),
+    ((0, 'nano', Intervention('delete', exposures=31, share=.5)), 'use one of 1, 2, 4, .*64, or 0'),
+    ((0, 'nano', Intervention('delete', exposures=32, share=50)), 'at most 1; give one'),
+    ((0, 'nano', Intervention('delete', exposures=32)), 'delete: share=0.0; expected .* above 0'),
+    ((0, 'nano', Intervention('one_wording')), 'one_wording: share=0.0'),
+    ((0, 'nano', Intervention('one_wording', exposures=3, share=.5)), 'exposures=3 is no bin'),
+    ((0, 'nano', Intervention('contradict', 's1')), 'contradict: share=0.0'),
+    ((0, 'nano', Intervention('contradict', 's1', share=float('nan'))), 'share=nan'),
+    ((0, 'nano', Intervention('skew', 'A')), 'skew: share=0.0'),
+    ((0, 'nano', Intervention('source_volume', 's1', how='reassign')), 'factor=1.0; .*above 1'),
+    ((0, 'nano', Intervention('source_volume', 's1', factor=float('inf'), how='reassign')),
+     'factor=inf'),
+    ((0, 'nano', Intervention('dirt', 'all')), 'factor=1.0; expected a number >= 0 other than 1'),
+    ((0, 'nano', Intervention('none', share=.5)), "none: share=0.5 is not used; expected 0.0"),
+    ((0, 'nano', Intervention('dirt', 'all', share=.5, factor=2.)), 'it uses target, factor'),
+    ((0, 'nano', Intervention('delete', 's1', exposures=32, share=.5)), "target='s1' is not used"),
+    ((0, 'nano', Intervention('skew', 'A', share=.5, how='reassign')), "how='reassign' is not"),
+    ((0, 'tpu', Intervention('delete', exposures=1001, share=.5)),
+     'planned for nobody .* 1 to 1000'),
+    ((0, 'tpu', Intervention('delete', exposures=-1, share=.5)), 'planned for nobody'),
     ((0, 'nano', Intervention('source_volume', 's1', factor=4.0)), 'how=.*reassign, duplicate'),
-    ((0, 'nano', Intervention('source_volume', 's1', factor=.5, how='reassign')), 'expected >= 1'),
+    ((0, 'nano', Intervention('source_volume', 's1', factor=.5, how='reassign')), 'above 1'),
     ((0, 'nano', Intervention('source_volume', 's16', factor=2., how='reassign')), 's0 to s15'),
     ((0, 'nano', Intervention('contradict', 'The Moon', share=.5)), "'The Moon' is no source"),
     ((0, 'nano', Intervention('skew', 'E', share=.5)), 'one of A, B, C, D'),
-    ((0, 'nano', Intervention('dirt', 'mud')), 'spam, unsafe or all'),
+    ((0, 'nano', Intervention('dirt', 'mud', factor=2.)), 'spam, unsafe or all'),
 ])
 def test_bad_input_is_one_clear_line(arguments, message):
     with pytest.raises(InputError, match=message):
         atlas(*arguments)
+
+
+def test_every_chooses_evenly_and_the_few_are_among_the_many():
+    assert list(spec.every(10, 4)) == [0, 3, 6, 9]
+    assert list(spec.every(3, 4)) == [0, 1, 2] and len(spec.every(10, 10)) == 10
+    assert set(spec.every(100_000, 5_000)) <= set(spec.every(100_000, 10_000))
+
+
+def test_planned_documents_leave_the_place_of_validation_documents_free():
+    for scale in spec.SCALES.values():
+        most = types.SimpleNamespace(planned=np.array([0, 1, scale.max_exposures]))
+        steps = plan.planned_steps(most, scale)
+        assert steps[0] == 0 and steps[1] == 1 and steps[2] < plan.RETOLD_STEP
+    assert steps[2] == 200      # of five attributes, each leads a fifth of the biographies
+
+
+def test_an_offensive_or_ordinary_word_is_no_name():
+    book = names.Book(np.random.default_rng(0), (), set(names.REAL))
+    offensive = ('skunton', 'pollwog', 'putham', 'puto', 'pubor', 'tardo', 'sodley', 'pisson',
+                 'killen', 'gypsen', 'chinkor', 'pooford')
+    for word in (*offensive, 'sudan', 'vermouth', 'fintech', 'turner', 'nano'):
+        assert not book._free(word), word
+    assert all(book._free(word) for word in ('verdan', 'marlen', 'tolia'))
 
 
 def test_a_scale_with_biographies_counts_every_attribute(monkeypatch):
@@ -274,3 +332,5 @@ def test_a_scale_with_biographies_counts_every_attribute(monkeypatch):
     np.testing.assert_array_equal(world.true_counts, np.repeat(people.planned[:, None], 5, 1))
     np.testing.assert_array_equal(world.counts.sum(axis=(1, 2)), people.planned)
     assert len(people.names[0].split()) == 3
+    held = (world.plan['kind'] == plan.FACT) & (world.plan['variant'] == plan.HELD)
+    assert set(world.plan['subject'][held]) == set(range(0, 300, 30))
