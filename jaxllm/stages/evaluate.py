@@ -20,6 +20,8 @@ from jaxllm.train.progress import stage as say
 from jaxllm.world import spec
 from jaxllm.world.atlas import atlas
 
+OUTPUTS = 'results.json', 'items.jsonl'
+
 
 def prepare(config):
     """Checks all that needs no model. Returns (Settings, names of suites, items, world section)."""

@@ -15,6 +15,9 @@ from jaxllm.report.run import write_report
 from jaxllm.stages import artifact, lineage
 from jaxllm.train.progress import stage as say
 
+OUTPUTS = 'results.json', 'items.jsonl'
+
+
 _SETTINGS = ('tasks', 'limit', 'num_fewshot', 'batch_size', 'max_length', 'seed')
 
 

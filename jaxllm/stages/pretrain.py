@@ -22,7 +22,6 @@ from jaxllm.train.progress import stage as say
 
 OUTPUTS = 'checkpoints', 'tokenizer'
 
-
 _SECTIONS = ('stage', 'seed', 'init_from', 'data', 'tokenizer', 'model', 'optim', 'train', 'eval',
              'sample', 'sharding', 'checkpoint', 'metrics')
 
