@@ -10,6 +10,14 @@ of all values of the attribute makes the most likely sentence? Arms share the wo
 weights: in `deleted` all documents about half of the people with 32 documents per fact are taken
 away, and nothing else changes.
 
+Expect (first command, Python 3.11.7, jax 0.10.2, two CPU cores, nothing cached): 9 minutes, and
+
+    DIRECTION_ONLY gain per doubling +0.12 [+0.115, +0.126] over 3 seeds
+    DIRECTION_ONLY monotone +0.984 [+0.921, +0.992] over 3 seeds
+    DIRECTION_ONLY deletion +0.533 [+0.484, +0.579] over 3 seeds
+
+(three seeds can show no more than the direction; from five on a verdict can be REPLICATED).
+
 Ref: Kandpal et al. 2023, Large Language Models Struggle to Learn Long-Tail Knowledge (arXiv
 2211.08411), figures 1 and 4: the correlation, and the retrained counterfactual.
 """
@@ -32,7 +40,8 @@ FILES = pathlib.Path(__file__).parents[1]
 DELETED_BIN = 32  # documents per fact of the people of whom half are deleted
 
 RECALL = dict(suite='recall')  # the rows that the rules read
-# Facts asked in wordings that no training document uses; nothing false or copied was told of them.
+# Facts asked in wordings that no training document uses, of which nothing false was told and no
+# document was copied.
 ASKED = dict(suite='recall', style='cloze', kind='direct', held_out=True, copies=0, false_count=0)
 
 
