@@ -54,9 +54,12 @@ def compared(title, unit, rows, *, null=0., delta=None, x_label='effect'):
     to_x, low, high = _scale(values, WIDTH - EDGE)
     floor = ROW * len(rows) + 6
     drawing = _axis(to_x, low, high, floor, x_label)
-    drawing += f'<path class="zero" d="M{to_x(null):.1f} 0V{floor}"/>'
+    # Below the text of each row, so that no line runs through it.
+    down = lambda x: ''.join(f'M{to_x(x):.1f} {top + 22}V{min(top + ROW, floor)}'
+                             for top in range(0, ROW * len(rows), ROW))
+    drawing += f'<path class="zero" d="{down(null)}V{floor}"/>'
     if delta:
-        drawing += f'<path class="reference" d="M{to_x(null + delta):.1f} 0V{floor}"/>'
+        drawing += f'<path class="reference" d="{down(null + delta)}V{floor}"/>'
     for number, row in enumerate(rows):
         drawing += _effect(row, number * ROW, to_x, null)
     keys = [(f'excludes {plots.tick_label(null)}', any(row.excludes(null) for row in rows), 'key'),

@@ -76,7 +76,15 @@ def read_sweep(workdir):
     return Sweep(workdir.resolve().name, table['config'], tuple(table['overrides']),
                  {arm['name']: arm['set'] for arm in table['arms']}, tuple(table['seeds']),
                  table['began'] if 'began' in table else {}, folders, done,
-                 values, units, items, curves)
+                 values, {name: units[name] for name in sorted(units, key=_interest)}, items,
+                 curves)
+
+
+def _interest(metric):
+    """Sorts metrics: what models were asked, bits per byte, losses while they trained, constants;
+    within each as they come, headlines before their parts."""
+    late = ('bits_per_byte' in metric) + 2 * metric.rpartition(': ')[2].startswith('val/')
+    return 4 if metric.endswith('/chance') else late, metric.count('/') > 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,8 +34,9 @@ def verdict(judged):
         head += f'<div class="card notes">{page.escape(judged["changed"])}</div>'
     rows = [{'rule': rule['rule'], 'claim': rule['claim'], 'verdict': rule['verdict'],
              'effect': interval(rule['effect'], rule['low'], rule['high'], signed=True),
-             'at least': rule['delta'], 'why': rule['reason'] if 'so_far' not in rule
-             else f'{rule["so_far"]} so far: {rule["reason"]}'} for rule in judged['rules']]
+             'at least': rule['delta'],
+             'why': (f'{rule["so_far"]} so far: ' if 'so_far' in rule else '')
+             + rule['reason'].partition(': ')[2]} for rule in judged['rules']]
     charts = ''.join(_effect(rule) for rule in judged['rules'])
     note = ''
     if judged['missing'] and judged['seeds']:

@@ -120,7 +120,7 @@ def test_an_unfinished_sweep_says_what_is_missing(sweep):
     found = json.loads((sweep / 'verdict.json').read_text())
     assert found['verdict'] == found['rules'][0]['verdict'] == 'PRELIMINARY'
     assert found['rules'][0]['so_far'] == 'UNDERPOWERED' and found['seeds'] == [0, 1]
-    assert 'UNDERPOWERED so far: gain' in words
+    assert 'UNDERPOWERED so far: fewer than 3 seeds' in words
     # Differences 0.2 and 0.1, of the arm's three seeds and the two that it has.
     assert re.search(r'recall \(share\) \+0.15 \[[^]]*\] \(2 of 3 seeds\)', words)
     assert re.search(r'recall \(share\) 0.6 \[[^]]*\] 0.7 \[[^]]*\] \(2 of 3 seeds\)', words)
@@ -170,7 +170,7 @@ def test_many_arms_are_rows_and_one_arm_is_compared_with_nothing(sweep):
                   'runs': [run | {'arm': name} for name in names for run in first]}
     (sweep / 'sweep.json').write_text(json.dumps(many))
     words = _words(write_report(sweep).read_text())
-    assert 'arm val/loss recall (share) a0 4 [1.52, 6.48] 0.6 [0.352, 0.848] a1' in words
+    assert 'arm recall (share) val/loss a0 0.6 [0.352, 0.848] 4 [1.52, 6.48] a1' in words
 
 
 def test_a_metric_of_two_steps_is_called_by_its_step(sweep):
