@@ -1,12 +1,14 @@
 """What an evaluation found, as the sections of a page and as a table of text."""
 
 import json
+import math
 import pathlib
 
-from jaxllm.report import page
+from jaxllm.evals import calibration
+from jaxllm.report import figures, page
 from jaxllm.report.files import read_json
 from jaxllm.report.page import Section
-from jaxllm.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, chart, tick_label
+from jaxllm.report.plots import tick_label
 
 # Shown as tiles, where they were measured.
 _HEADLINE = (('recall/restricted', 'Recall, among all values'), ('recall/cloze', 'Recall, cloze'),
@@ -104,28 +106,35 @@ def _slices(slices):
 
 
 def _plots(plots):
-    figures = []
-    for name in ('recall', 'recall_free'):
-        if curves := plots.get(name):
-            figures.append(bins({'recall': 'Recall among all values',
-                                 'recall_free': 'Recall in free answers'}[name],
-                                'by documents seen per fact', curves, 'exposures'))
-    for name, table in plots.items():
-        if name.startswith('reliability') and table:
-            points = tuple((b['confidence'], b['accuracy']) for b in table)
-            figures.append(chart(
-                'Reliability' + name.removeprefix('reliability').replace('/', ', '),
-                'accuracy against confidence', [Line('model', points, dots=True), Line(
-                    'as often right as confident', ((0., 0.), (1., 1.)), colour=1, faint=True)],
-                x_label='confidence', from_zero=True))
-        if name.startswith('risk_coverage') and table:
-            points = tuple((point['coverage'], point['accuracy']) for point in table)
-            figures.append(chart(
-                'Answering only if confident'
-                + name.removeprefix('risk_coverage').replace('/', ', '),
-                'accuracy of the most confident answers', [Line('model', points)],
-                x_label='share answered', from_zero=True))
-    return f'<div class="charts">{"".join(figures)}</div>' if figures else ''
+    drawn = []
+    for name, title in (('recall', 'Recall among all values'),
+                        ('recall_free', 'Recall in free answers')):
+        drawn.append(figures.points(
+            title, 'share of facts', [_curve(label, rows, colour) for colour, (label, rows) in
+                                      enumerate((plots.get(name) or {}).items())],
+            scale='log2', x_label='documents that tell the fact', y_range=(0., 1.)))
+    for name, rows in plots.items():
+        kind, _, what = name.partition('/')
+        tail = f', {what}' if what else ''
+        if kind == 'reliability':
+            drawn.append(figures.reliability(
+                f'Reliability{tail}', 'accuracy against confidence',
+                {'model': [calibration.Bin(**row) for row in rows]}))
+        if kind == 'risk_coverage':
+            points = tuple(figures.Point(row['coverage'], row['accuracy']) for row in rows)
+            drawn.append(figures.points(
+                f'Answering only if confident{tail}', 'accuracy of what is answered',
+                [figures.Series('model', points, dots=False)], scale='linear',
+                x_label='share answered', y_range=(0., 1.)))
+    drawn = ''.join(drawn)
+    return f'<div class="charts">{drawn}</div>' if drawn else ''
+
+
+def _curve(label, rows, colour):
+    limit = lambda x: math.nan if x is None else x
+    return figures.Series(label, tuple(
+        figures.Point(row['exposures'], row['value'], limit(row['low']), limit(row['high']),
+                      row['n']) for row in rows), colour, band=True)
 
 
 def _tables(plots):
@@ -139,39 +148,3 @@ def _tables(plots):
                 parts.append(f'<p class="quiet">{len(rows) - _MOST_ROWS:,} more are in '
                              'results.json.</p>')
     return ''.join(parts)
-
-
-def bins(title, unit, curves, key):
-    """A figure of shares with their intervals over a few ordered bins, one dot each.
-
-    Args:
-      curves: {label: [{key, 'value', 'low', 'high'}]}.
-      key: what the bins are called.
-    """
-    names = sorted({point[key] for points in curves.values() for point in points})
-    if not names:
-        return ''
-    step = (WIDTH - LEFT - RIGHT) / len(names)
-    to_y = lambda y: HEIGHT - BOTTOM - y * (HEIGHT - BOTTOM - TOP)
-    parts = [f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{to_y(y):.1f}" '
-             f'y2="{to_y(y):.1f}"/><text x="{LEFT - 7}" y="{to_y(y) + 4:.1f}" '
-             f'text-anchor="end">{tick_label(y)}</text>' for y in (0, 0.25, 0.5, 0.75, 1)]
-    parts += [f'<text x="{LEFT + (i + 0.5) * step:.1f}" y="{HEIGHT - BOTTOM + 17}" '
-              f'text-anchor="middle">{tick_label(name)}</text>' for i, name in enumerate(names)]
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">'
-                 f'{page.escape(key)}</text>')
-    for colour, points in enumerate(curves.values()):
-        for point in points:
-            shift = (colour + 1) / (len(curves) + 1)
-            x = LEFT + (names.index(point[key]) + shift) * step
-            if point['low'] is not None:
-                parts.append(f'<path class="curve k{colour}" d="M{x:.1f} {to_y(point["low"]):.1f}'
-                             f'L{x:.1f} {to_y(point["high"]):.1f}"/>')
-            parts.append(f'<circle class="dot k{colour}" cx="{x:.1f}" '
-                         f'cy="{to_y(point["value"]):.1f}" r="3.5"><title>{point[key]}: '
-                         f'{point["value"]:.4g}</title></circle>')
-    legend = ''.join(f'<li><i class="k{i}"></i>{page.escape(label)}</li>'
-                     for i, label in enumerate(curves))
-    return (f'<figure class="card"><h3>{page.escape(title)} <small>{page.escape(unit)}</small></h3>'
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{page.escape(title)}">'
-            f'{"".join(parts)}</svg><ul class="legend">{legend}</ul></figure>')

@@ -62,7 +62,7 @@ def subtitle(run):
         ('num_layers', 'layers'), ('d_model', 'width'), ('vocab_size', 'vocabulary'))
         if isinstance(model.get(key), int)]
     parts.extend([', '.join(shape)] if shape else [])
-    parts.append(progress(run))
+    parts.extend(filter(None, [progress(run)]))
     versions = [f'{name.capitalize() if name == "python" else name} {version}'
                 for name in ('python', 'jax')
                 if isinstance(version := files.find(run.lineage, name), str)]
@@ -73,7 +73,7 @@ def subtitle(run):
 def progress(run):
     """How far the run is."""
     if not run.train:
-        return 'no step recorded yet'
+        return 'no step recorded yet' if files.lookup(run.config, 'train') else ''
     step, total = run.train[-1]['step'], files.lookup(run.config, 'train.num_steps')
     if not isinstance(total, int) or step >= total:
         return f'{step:,} steps'
