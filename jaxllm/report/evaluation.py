@@ -28,11 +28,6 @@ _HEADLINE = (('recall/restricted', 'Recall, among all values'), ('recall/cloze',
 _MOST_ROWS = 60  # of a table of a plot
 
 
-def is_evaluation(workdir):
-    """Whether a run directory holds the results of an evaluation."""
-    return (pathlib.Path(workdir) / 'results.json').exists()
-
-
 def sections(workdir):
     """Sections of the report of an evaluation; () if the directory holds none."""
     results = read_json(pathlib.Path(workdir) / 'results.json', {})
