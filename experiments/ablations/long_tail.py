@@ -16,7 +16,8 @@ Expect (first command, Python 3.11.7, jax 0.10.2, two CPU cores, nothing cached)
     DIRECTION_ONLY monotone +0.984 [+0.921, +0.992] over 3 seeds
     DIRECTION_ONLY deletion +0.533 [+0.484, +0.579] over 3 seeds
 
-(three seeds can show no more than the direction; from five on a verdict can be REPLICATED).
+Three seeds can show no more than the direction; with --seeds=0,1,2,3,4 all three are REPLICATED
+(BUILD_NOTES.md).
 
 Ref: Kandpal et al. 2023, Large Language Models Struggle to Learn Long-Tail Knowledge (arXiv
 2211.08411), figures 1 and 4: the correlation, and the retrained counterfactual.
