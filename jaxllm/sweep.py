@@ -96,7 +96,7 @@ def steps_of(config):
     Raises:
       InputError: no steps, a name that is no folder name, a reference to no step, a circle.
     """
-    steps = config.get('steps')
+    steps = config['steps'] if 'steps' in config else {}
     if not steps or not all(isinstance(step, dict) and 'stage' in step for step in steps.values()):
         raise InputError('a chain needs config.steps = {name: the config of a stage}')
     for name, step in steps.items():
@@ -171,7 +171,7 @@ def jobs_of(config):
     The fingerprint of a job covers its own settings and the fingerprints of its parents, and no
     path, so that it is the same wherever the sweep is.
     """
-    if config.get('stage') != CHAIN:
+    if 'stage' not in config or config['stage'] != CHAIN:
         steps = {_stage_name(config): config}
         return {name: _job(step, step, ()) for name, step in steps.items()}
     jobs = {}

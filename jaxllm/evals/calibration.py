@@ -90,7 +90,7 @@ def ece_interval(confidence, correct, *, bins=10, equal='mass', clusters=None, d
     errors, noise = (np.concatenate([np.abs(chunk[:, part]).sum(axis=1) / chunk[:, -1]
                                      for chunk in chunks])
                      for part in (slice(gaps.shape[1]), slice(gaps.shape[1], -1)))
-    value = float(np.abs(gaps.sum(axis=0)).sum() / len(correct))
+    value = ece(confidence, correct, bins=bins, equal=equal)
     low, high = statistics.limits(errors, num)
     excess = max(float(errors.mean()) - value, 0.)
     calibrated = value <= statistics.limits(noise, num)[1]

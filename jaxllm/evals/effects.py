@@ -87,16 +87,6 @@ def mean(name='correct', /, **where):
     return statistic
 
 
-def share(name, value, /, **where):
-    """The share of the rows (where the conditions hold) whose column has this value."""
-    def statistic(table):
-        kept = select(table, where)
-        found = kept & select(table, {name: value})
-        return Moments(np.stack([found, kept], axis=1).astype(float),
-                       lambda sums: _ratio(sums[..., 0], sums[..., 1]))
-    return statistic
-
-
 def slope(name='correct', exposures='exposures', /, **where):
     """The gain of a column per doubling of the exposures: least squares on log2(f), f >= 1.
 
@@ -194,22 +184,6 @@ def on_treated(control, treated, name='correct', /, *, entity='subject', **where
     """What the treated entities lose by a treatment: control minus treated (see OnTreated)."""
     return OnTreated(((control, None), (treated, None)), lambda a, b: a - b, name, entity,
                      tuple(where.items()))
-
-
-def change(treated, control, treated_rows, control_rows):
-    """Difference in differences: what the treated rows gain between arms beyond the other rows."""
-    return Effect(((treated, treated_rows), (control, treated_rows),
-                   (treated, control_rows), (control, control_rows)),
-                  lambda a, b, c, d: (a - b) - (c - d))
-
-
-def log_ratio(treated, control, statistic):
-    """ln of the statistic in one arm over that in the other; undefined at 0."""
-    def combine(a, b):
-        with np.errstate(divide='ignore', invalid='ignore'):
-            ratio = np.log(a) - np.log(b)
-        return np.where(np.isfinite(ratio), ratio, np.nan)
-    return Effect(((treated, statistic), (control, statistic)), combine)
 
 
 def _numbers(table, name, kept):

@@ -18,7 +18,7 @@ def write_reports(workdir):
     if (workdir / 'sweep.json').exists():
         return [sweep_report.write_report(workdir)]
     config = files.read_json(workdir / 'config.json', {})
-    if config.get('stage') == CHAIN:
+    if 'stage' in config and config['stage'] == CHAIN:
         return [path for step in config['steps'] if (workdir / step / 'config.json').exists()
                 for path in write_reports(workdir / step)]
     return [run_report.write_report(workdir)]

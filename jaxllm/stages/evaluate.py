@@ -82,13 +82,12 @@ def world_of(run):
         seen.add(run)
         config = _object(run / 'config.json', ('stage',))
         record = _object(run / 'lineage.json', ('parents', 'git'))
-        if config.get('world'):
+        if 'world' in config:
             _check_world(run, config['world'], record)
             return config['world']
-        parent = record['parents'].get('init_from')
-        if not parent:
+        if 'init_from' not in record['parents']:
             return None
-        child, run = run, pathlib.Path(parent['run'])
+        child, run = run, pathlib.Path(record['parents']['init_from']['run'])
         if not run.exists():
             raise InputError(f'the weights of {child} come from {run}, which is not there, so that '
                              'its world is unknown; move that run back, or put a link there')

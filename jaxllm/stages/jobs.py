@@ -138,8 +138,8 @@ class JobRun:
 
     def step(self):
         """(steps done, steps in all) of a training run, or None."""
-        total = self.job.config.get('train', {}).get('num_steps', 0)
         try:
+            total = self.job.config['train']['num_steps']
             with open(self.folder / 'metrics.jsonl', 'rb') as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
                 lines = file.read().split(b'\n')[1:-1]

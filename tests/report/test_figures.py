@@ -7,6 +7,7 @@ import xml.etree.ElementTree as xml
 
 import pytest
 
+from jaxllm.evals import calibration
 from jaxllm.report import figure_rows, figures, plots
 
 Point, Series, Row = figures.Point, figures.Series, figure_rows.Row
@@ -110,16 +111,7 @@ def test_points_come_from_intervals():
 
 
 def test_reliability_diagram():
-    @dataclasses.dataclass(frozen=True)
-    class Bin:
-        lower: float
-        upper: float
-        confidence: float
-        accuracy: float
-        low: float
-        high: float
-        n: int
-    bins = (Bin(0., .5, .3, .2, .1, .3, 145), Bin(.5, 1., .75, .75, .6, .9, 1160))
+    bins = (calibration.Bin(0., .5, .3, .2, .1, .3, 145), calibration.Bin(.5, 1., .75, .75, .6, .9, 1160))
     figure = drawing(figures.reliability('Reliability', 'ECE 0.05', {'base': bins}))
     (left, sure) = [(float(dot.get('cx')), float(dot.get('cy')))
                     for dot in found(figure, 'circle')]
