@@ -111,7 +111,8 @@ def test_points_come_from_intervals():
 
 
 def test_reliability_diagram():
-    bins = (calibration.Bin(0., .5, .3, .2, .1, .3, 145), calibration.Bin(.5, 1., .75, .75, .6, .9, 1160))
+    bins = (calibration.Bin(0., .5, .3, .2, .1, .3, 145),
+            calibration.Bin(.5, 1., .75, .75, .6, .9, 1160))
     figure = drawing(figures.reliability('Reliability', 'ECE 0.05', {'base': bins}))
     (left, sure) = [(float(dot.get('cx')), float(dot.get('cy')))
                     for dot in found(figure, 'circle')]
