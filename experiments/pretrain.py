@@ -54,7 +54,8 @@ def get_config(arg=''):
         ema_decay=0.0, muon_momentum=0.95))
     config.train = ml_collections.ConfigDict(dict(
         num_steps=1000, batch_size=16, accum=1, z_loss=1e-4, log_every=10, eval_every=100,
-        sample_every=100, save_every=100, profile_step=0,
+        sample_every=100, save_every=100, patience=0,
+        profile_step=0,
         guard=dict(spike_factor=10.0, history=50, max_skips_in_row=10)))
     config.eval = ml_collections.ConfigDict(dict(max_rows=32))
     config.sample = ml_collections.ConfigDict(dict(

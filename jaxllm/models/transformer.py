@@ -240,7 +240,8 @@ def apply_stack(params, cfg, x_BLD, positions_BL, segment_ids_BL, cache=None, ca
     return Stack(cfg).apply({'params': stack}, *args)
 
 
-def apply_hidden(params, cfg, tokens_BL, *, positions_BL=None, segment_ids_BL=None):
+def apply_hidden(params, cfg, tokens_BL, *, positions_BL=None, segment_ids_BL=None,
+                 embedding_noise_BLD=None):
     """Hidden states after the final norm.
 
     Args:
@@ -248,6 +249,7 @@ def apply_hidden(params, cfg, tokens_BL, *, positions_BL=None, segment_ids_BL=No
       positions_BL: int32; default: counted in each segment, so that left and right padding and
         packing need nothing more.
       segment_ids_BL: int32, 0 = padding; tokens see only their own segment. Default: all ones.
+      embedding_noise_BLD: added to the embedded tokens; None = nothing.
 
     Returns:
       [B, L, D] in the compute dtype.
@@ -258,6 +260,8 @@ def apply_hidden(params, cfg, tokens_BL, *, positions_BL=None, segment_ids_BL=No
         positions_BL = positions(segment_ids_BL)
     params = compute_params(params, cfg)
     x_BLD = embed(params, cfg, tokens_BL, positions_BL)
+    if embedding_noise_BLD is not None:
+        x_BLD = x_BLD + embedding_noise_BLD.astype(x_BLD.dtype)
     return apply_stack(params, cfg, x_BLD, positions_BL, segment_ids_BL)[0]
 
 

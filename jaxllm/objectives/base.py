@@ -22,3 +22,15 @@ class LossSums(NamedTuple):
     """The terms of a loss, and metrics as {name: (sum, weight)} that carry no gradient."""
     terms: dict
     metrics: dict
+
+
+def assembled(objective, assemble):
+    """`objective` of whole parameters as one of the part of them that is trained.
+
+    Args:
+      objective: takes the parameters of a whole model as `trainable`.
+      assemble: assemble(trainable, frozen) -> those parameters, e.g. an adapter on its base.
+    """
+    def of_part(trainable, frozen, batch, rng):
+        return objective(assemble(trainable, frozen), frozen, batch, rng)
+    return of_part

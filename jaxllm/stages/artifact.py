@@ -1,29 +1,43 @@
-"""A finished or unfinished run as something to use: its model, parameters and tokenizer."""
+"""A model to use: of a finished or unfinished run, or of a model file."""
 
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
-import jax
-
-from jaxllm.data import tokenizer as tokenizers
+from jaxllm.data import chat
 from jaxllm.errors import InputError
-from jaxllm.models import transformer
 from jaxllm.models.config import ModelConfig, model_config
-from jaxllm.sharding import make_mesh, shardings
-from jaxllm.train.checkpoint import load_params
+from jaxllm.sharding import make_mesh
+from jaxllm.stages.base import load_assembled, open_base
 
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """`params` live on `mesh`; use them under `jax.set_mesh(mesh)`."""
+    """`params` live on `mesh`; use them under `jax.set_mesh(mesh)`.
+
+    config: of the run, {} of a model file. template: ChatTemplate, or None of a base model.
+    stop_ids: what ends an answer.
+    """
     config: dict
     model: ModelConfig
     params: Any
     tokenizer: Any
     step: int
     mesh: Any
+    template: Any
+    stop_ids: tuple
+    base: Any
+
+    def prompt(self, text):
+        """Token ids of a text to continue, or in a chat model of a request to answer."""
+        if self.template is None:
+            return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+        return self.conversation([{'role': 'user', 'content': text}])
+
+    def conversation(self, messages):
+        """Token ids of messages, up to where the model's next turn begins."""
+        return chat.render(self.template, messages, self.tokenizer, add_generation_prompt=True,
+                           train=False).ids
 
 
 def check_checkpoint(checkpoint):
@@ -32,41 +46,24 @@ def check_checkpoint(checkpoint):
         raise InputError(f'config.checkpoint={checkpoint!r} is unknown; use last or best')
 
 
-def load(workdir, checkpoint='best'):
-    """The Artifact of a run: of its best checkpoint, or of its last.
+def load(path, checkpoint='best'):
+    """The Artifact of a run (its best checkpoint, or its last), a FILE.gguf or a folder of weights.
 
     The best one has the lowest validation loss. Where a run kept a moving average of the
-    parameters, that is what it evaluated and what is loaded.
+    parameters, that is what it evaluated and what is loaded. A run that trained an adapter is
+    loaded with its base.
 
     Raises:
-      InputError: no run there, no checkpoint yet, or `checkpoint` is neither 'best' nor 'last'.
+      InputError: no model there, no checkpoint yet, or `checkpoint` is neither 'best' nor 'last'.
     """
     check_checkpoint(checkpoint)
-    workdir = pathlib.Path(workdir)
-    file = workdir / 'config.json'
-    if not file.exists():
-        raise InputError(f'{workdir} is no run directory (no config.json there); give the '
-                         '--workdir of a run')
-    config = json.loads(file.read_text())
-    if 'model' not in config:
-        raise InputError(f'{workdir} is a run of {config["stage"]}, which makes no model; give one '
-                         'that does, such as jaxllm.stages.pretrain')
-    model, mesh = model_config(config['model']), make_mesh()
-    with jax.set_mesh(mesh):
-        shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), model))
-    places = shardings(transformer.param_axes(shapes), shapes, mesh)
-    like = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-                        shapes, places)
-    params, step = load_weights(workdir, like, checkpoint)
-    return Artifact(config, model, params, tokenizers.load(workdir / 'tokenizer'), step, mesh)
+    return load_base(open_base(path, checkpoint))
 
 
-def load_weights(workdir, like, checkpoint='best'):
-    """(parameters, step) of a checkpoint, see `load`; `like` has their shapes and shardings."""
-    config = json.loads((workdir / 'config.json').read_text())
-    part = 'ema' if config['optim']['ema_decay'] else 'params'
-    folder, step = workdir / 'checkpoints', None
-    if checkpoint == 'last':
-        step = max((int(path.name) for path in folder.glob('*') if path.name.isdigit()),
-                   default=None)
-    return load_params(folder, like, step=step, part=part)
+def load_base(base):
+    """The Artifact of an opened Base."""
+    mesh, tokenizer, template = make_mesh(), base.tokenizer(), base.template()
+    stop_ids = chat.stop_ids(template, tokenizer) if template else (tokenizer.eos_id,)
+    config = {} if base.foreign else json.loads((base.path / 'config.json').read_text())
+    return Artifact(config, model_config(base.model), load_assembled(base, mesh), tokenizer,
+                    base.step, mesh, template, tuple(stop_ids), base)

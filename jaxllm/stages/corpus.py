@@ -97,14 +97,17 @@ def make_tokenizer(config, specs, folder):
         return tokenizer
 
 
-def copy_tokenizer(source, folder):
-    """The tokenizer of a parent run, with its fertility report, as this run's own."""
+def copy_tokenizer(parent, folder):
+    """The tokenizer of a parent Base, with its fertility report and template, as this run's own."""
     with one_builder(folder):
-        if not (folder / 'fertility.json').exists():
+        if not folder.exists():
             partial = folder.with_name(folder.name + '.partial')
-            for left in (folder, partial):
-                shutil.rmtree(left, ignore_errors=True)
-            shutil.copytree(source, partial)
+            shutil.rmtree(partial, ignore_errors=True)
+            if parent.foreign:
+                parent.tokenizer().save(partial)
+                write_atomic(partial / 'fertility.json', '[]')
+            else:
+                shutil.copytree(parent.path / 'tokenizer', partial)
             partial.rename(folder)
 
 

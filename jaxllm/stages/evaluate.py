@@ -158,7 +158,7 @@ def run(config, workdir):
     write_atomic(workdir / 'results.txt', evaluation.text(results))
     write_atomic(workdir / 'results.json',
                  json.dumps(results, indent=1, ensure_ascii=False) + '\n')
-    lineage.write_lineage(workdir, config, roles={'run': (config.run, model.step)},
+    lineage.write_lineage(workdir, config, roles={'run': model.base.role},
                           num_params=results['num_params'])
     print(evaluation.text(results), end='')
     say(f'report: {write_report(workdir)}')

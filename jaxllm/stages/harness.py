@@ -65,6 +65,6 @@ def run(config, workdir):
     write_atomic(workdir / 'results.json', json.dumps(results, indent=1, ensure_ascii=False) + '\n')
     lineage.write_lineage(workdir, config, tasks=found.versions,
                           lm_eval=importlib.metadata.version('lm_eval'),
-                          roles={'run': (config.run, model.step)})
+                          roles={'run': model.base.role})
     print(evaluation.text(results), end='')
     say(f'report: {write_report(workdir)}')

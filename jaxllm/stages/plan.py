@@ -31,8 +31,11 @@ def describe(config, trainer, batch):
         lines.append(f'{name:<17} {_mib(tree):,.1f} MiB in all')
     lines.append(f'state per device  {_mib_per_device(trainer):,.1f} MiB, and '
                  f'{_mib_per_device(trainer, "trainable"):,.1f} MiB of gradients')
-    _, memory = compile_step(trainer.step, trainer.state_shape, trainer.param_shardings, {}, {},
-                             batch, trainer.mesh)
+    if trainer.frozen:
+        lines.insert(-1, f'{"frozen":<17} {_mib(trainer.frozen):,.1f} MiB in all')
+    places = jax.tree.map(lambda x: x.sharding, trainer.frozen)
+    _, memory = compile_step(trainer.step, trainer.state_shape, trainer.param_shardings,
+                             trainer.frozen, places, batch, trainer.mesh)
     lines.append(f'one step needs    {memory}')
     lines += ['', 'parameter' + ' ' * 43 + 'shape' + ' ' * 19 + 'split over']
     places = jax.tree.leaves(trainer.param_shardings)

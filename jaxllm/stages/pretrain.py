@@ -12,7 +12,8 @@ from jaxllm.data.loader import PackedData
 from jaxllm.errors import InputError
 from jaxllm.models.config import model_config
 from jaxllm.objectives.lm import lm
-from jaxllm.stages import artifact, corpus, hooks, lineage, plan
+from jaxllm.stages import base as bases
+from jaxllm.stages import corpus, hooks, lineage, plan
 from jaxllm.stages.training import Trainer
 from jaxllm.stages.world import world_spec
 from jaxllm.train import flops
@@ -27,7 +28,7 @@ _SECTIONS = ('stage', 'seed', 'init_from', 'data', 'tokenizer', 'model', 'optim'
 
 
 def prepare(config, resuming=False):
-    """Checks all of the config that needs no data. Returns (trainer, objective, parent run).
+    """Checks all of the config that needs no data. Returns (trainer, objective, parent Base).
 
     A run that is resumed has its own checkpoints and needs its parent no more.
     """
@@ -44,7 +45,7 @@ def prepare(config, resuming=False):
         raise InputError(f'data.seq_len={data.seq_len} is beyond the position table '
                          f'model.max_seq_len={model.max_seq_len}; raise the latter')
     objective = lm(model, z_loss=config.train.z_loss)
-    parent = None if resuming else lineage.parent_of(config)
+    parent = None if resuming else bases.matching_base(config)
     return Trainer(config, model, objective), objective, parent
 
 
@@ -74,7 +75,7 @@ def run(config, workdir):
     model, data, train = trainer.model, config.data, config.train
     specs = corpus.source_specs(config)
     if parent:
-        corpus.copy_tokenizer(parent / 'tokenizer', workdir / 'tokenizer')
+        corpus.copy_tokenizer(parent, workdir / 'tokenizer')
     tokenizer = corpus.make_tokenizer(
         section(corpus.TokenizerConfig, config.tokenizer, 'tokenizer'), specs,
         workdir / 'tokenizer')
@@ -96,8 +97,8 @@ def run(config, workdir):
             seed=config.seed)
         start, roles = trainer.init_params, {}
         if parent:
-            params, step = artifact.load_weights(parent, trainer.params_like())
-            start, roles = (lambda: params), {'init_from': (parent, step)}
+            params = bases.load_plain(parent, trainer.mesh)
+            start, roles = (lambda: params), {'init_from': parent.role}
         world = {'world': world_spec(config.world).fingerprint} if 'world' in config else {}
         if jax.process_index() == 0:
             write_atomic(workdir / 'data' / 'summary.json', json.dumps(rows, indent=1))

@@ -28,6 +28,7 @@ class TrainConfig:
     eval_every: int
     sample_every: int
     save_every: int
+    patience: int
     profile_step: int
     batch_size: int    # sequences, over all processes
     accum: int         # micro-batches that a step is cut into
@@ -52,17 +53,17 @@ class Trainer:
       config: an experiment's ConfigDict.
       model: ModelConfig.
       objective: see `objectives/base.py`.
-      init: init(key) -> the trainable tree; default: a fresh model.
+      trainable: shapes of what is trained; default: the whole model.
+      frozen: constants of the objective, as ShapeDtypeStructs with shardings.
       extra: what else `make_train_step` takes: prepare, update_aux, penalty.
 
     Attributes:
       mesh, optimizer, state_shape, state_shardings, step: see the modules of those names.
     """
 
-    def __init__(self, config, model, objective, *, init=None, **extra):
+    def __init__(self, config, model, objective, *, trainable=None, frozen=None, **extra):
         train = section(TrainConfig, config.train, 'train')
-        self.config, self.model = config, model
-        self.init = init or (lambda key: transformer.init(key, model))
+        self.config, self.model, self.frozen = config, model, frozen or {}
         self.metrics = section(MetricsConfig, config.metrics, 'metrics')
         self.mesh = make_mesh(section(ShardingConfig, config.sharding, 'sharding'))
         self._check_batch(train.batch_size, train.accum)
@@ -72,8 +73,10 @@ class Trainer:
         self.loop = loop.LoopConfig(**{field.name: getattr(train, field.name)
                                        for field in dataclasses.fields(loop.LoopConfig)})
         self.lr = optim.schedule(self.optim, train.num_steps)
-        with jax.set_mesh(self.mesh):
-            params = jax.eval_shape(lambda: self.init(jax.random.key(0)))
+        params = trainable
+        if params is None:
+            with jax.set_mesh(self.mesh):
+                params = jax.eval_shape(lambda: transformer.init(jax.random.key(0), model))
         self.num_params = transformer.num_params(params)
         self.param_shardings = shardings(transformer.param_axes(params), params, self.mesh)
         self.optimizer = optim.make_optimizer(self.optim, params)
@@ -110,9 +113,12 @@ class Trainer:
         return self.like().trainable
 
     def init_params(self):
-        """Fresh parameters, each part made where it will live."""
-        return jax.jit(lambda: self.init(rng.key(self.config.seed, rng.INIT)),
-                       out_shardings=self.param_shardings)()
+        """Fresh parameters of the whole model, each part made where it will live."""
+        return self.place(lambda: transformer.init(rng.key(self.config.seed, rng.INIT), self.model))
+
+    def place(self, init, *args):
+        """init(*args), a trainable tree, each part of it made where it will live."""
+        return jax.jit(init, out_shardings=self.param_shardings)(*args)
 
     def compile_step(self, batch_shape):
         """The jitted step for batches shaped like `batch_shape`."""

@@ -206,6 +206,18 @@ def has_checkpoint(folder):
     return epath.Path(folder).exists() and bool(ocp.training.Checkpointer(folder).checkpoints)
 
 
+def saved_step(folder, which='best'):
+    """The step of the 'best' (lowest validation loss) or 'last' complete checkpoint in `folder`.
+
+    Raises:
+      InputError: no checkpoint there.
+    """
+    orbax = _open_to_read(folder)
+    step = best_step(orbax) if which == 'best' else orbax.checkpoints[-1].step
+    orbax.close()
+    return step
+
+
 def load_params(folder, like, *, step=None, part='params'):
     """Parameters alone of the checkpoint `step` (default: the best) in `folder`.
 
@@ -228,17 +240,22 @@ def load_state(folder, like, *, step=None):
 
 def _read(folder, wanted, step):
     """Reads without touching the folder, so that a run may write to it meanwhile."""
+    orbax = _open_to_read(folder)
+    step = best_step(orbax) if step is None else step
+    _check(folder, step, wanted, orbax.checkpointables_metadata(step).metadata)
+    parts = orbax.load_checkpointables(step, wanted)
+    orbax.close()
+    return parts, step
+
+
+def _open_to_read(folder):
     if not epath.Path(folder).exists():
         raise InputError(f'{folder} does not exist, so there is no model to load; check the run '
                          'directory, or train it first')
     orbax = ocp.training.Checkpointer(folder)
     if not orbax.checkpoints:
         raise InputError(f'{folder} holds no complete checkpoint; let the run save one first')
-    step = best_step(orbax) if step is None else step
-    _check(folder, step, wanted, orbax.checkpointables_metadata(step).metadata)
-    parts = orbax.load_checkpointables(step, wanted)
-    orbax.close()
-    return parts, step
+    return orbax
 
 
 def _first_line(error):

@@ -1,11 +1,13 @@
 """The one training loop. All side effects of training happen here and in the writers it is given.
 
-Order at each step: evaluate, sample, save, take the next batch, step. Metrics of a step are fetched
+Order at each step: evaluate, sample, save, take the next batch, step. A run ends after num_steps, or
+at an evaluation that is `patience` evaluations behind the best one. Metrics of a step are fetched
 after the next one was dispatched, so that the accelerator never waits for Python. A save drains
 them first, so that a resumed run writes the same lines as one that was never interrupted.
 """
 
 import dataclasses
+import math
 import signal
 import time
 
@@ -24,6 +26,7 @@ class LoopConfig:
     eval_every: int
     sample_every: int
     save_every: int
+    patience: int          # evaluations in a row without a lower val/loss that end the run
     profile_step: int      # a profiler trace of three steps from here on; 0 = none
 
     def __post_init__(self):
@@ -31,9 +34,18 @@ class LoopConfig:
             raise InputError(f'train.num_steps={self.num_steps} must be at least 1')
         if self.log_every < 1:
             raise InputError(f'train.log_every={self.log_every} must be at least 1')
-        for name in ('eval_every', 'sample_every', 'save_every', 'profile_step'):
+        for name in ('eval_every', 'sample_every', 'save_every', 'patience', 'profile_step'):
             if getattr(self, name) < 0:
                 raise InputError(f'train.{name}={getattr(self, name)} must not be negative')
+        if self.patience and not self.eval_every:
+            raise InputError(f'train.patience={self.patience} counts evaluations, and '
+                             'train.eval_every=0 makes none before the end; use e.g. '
+                             f'--config.train.eval_every={max(1, self.num_steps // 10)}')
+        if self.patience and (not self.save_every or self.eval_every % self.save_every):
+            raise InputError(f'train.patience={self.patience} keeps the best checkpoint, so every '
+                             f'evaluation needs one: train.save_every={self.save_every} must '
+                             f'divide train.eval_every={self.eval_every}; use '
+                             f'--config.train.save_every={self.eval_every}')
 
     def due(self, every, step):
         return step == self.num_steps or (every > 0 and step % every == 0)
@@ -93,6 +105,22 @@ class StopRequest:
             signal.signal(signum, handler)
 
 
+class _Patience:
+    """Evaluations since the lowest validation loss; part of every checkpoint's metadata."""
+
+    def __init__(self, limit, metadata):
+        self.limit = limit
+        self.best, self.stale = metadata['patience'] if metadata else (None, 0)
+
+    def see(self, loss):
+        better = math.isfinite(loss) and (self.best is None or loss < self.best)
+        self.best, self.stale = (loss, 0) if better else (self.best, self.stale + 1)
+
+    @property
+    def over(self):
+        return 0 < self.limit <= self.stale
+
+
 class _Pace:
     """Steps per second and the share of time spent waiting for data, evaluations left out."""
 
@@ -142,6 +170,7 @@ def train(step_fn, state, frozen, source, config, *, batch_sharding, checkpoints
     fresh = start_metadata is not None and start_metadata['hooks_done']
     batches = None if source.needs_state else source.iterate(start)
     pending, pace, tracing = None, _Pace(), False
+    patience = _Patience(config.patience, start_metadata)
 
     def drain():
         nonlocal pending
@@ -177,7 +206,8 @@ def train(step_fn, state, frozen, source, config, *, batch_sharding, checkpoints
     def save(hooks_done, metric=None):
         """`metric`: of this very state, or None if it was not evaluated."""
         checkpoints.save(state, metric=metric, metadata=metadata | {
-            'offsets': metrics.offsets(), 'hooks_done': hooks_done})
+            'offsets': metrics.offsets(), 'hooks_done': hooks_done,
+            'patience': [patience.best, patience.stale]})
 
     with StopRequest() as stop:
         for step in range(start, config.num_steps + 1):
@@ -195,22 +225,29 @@ def train(step_fn, state, frozen, source, config, *, batch_sharding, checkpoints
                     pace.pause()
                     values = hooks.evaluate(state)
                     metric = values['val/loss']
+                    patience.see(metric)
                     metrics.eval(step, values)
                     shown = [name for name in ('val/bits_per_byte', 'val/loss') if name in values]
                     progress.update(step, **{shown[0]: values[shown[0]]})
-                if config.due(config.sample_every, step):
+                if patience.over and step < config.num_steps:
+                    text = (f'stopped early: the validation loss was lowest ({patience.best:.4f}) '
+                            f'{patience.stale} evaluations ago')
+                    metrics.note(step, text)
+                    progress.line(text)
+                if patience.over or config.due(config.sample_every, step):
                     drain()
                     pace.pause()
                     for record in hooks.sample(state):
                         metrics.sample(step, record)
                         progress.line(f'[{step}] {record["prompt"]}|{record["completion"]!r}')
                 # A checkpoint that a signal made here comes again, with its rank.
-                if config.due(config.save_every, step) and (step > start or start_metadata):
+                if (patience.over or config.due(config.save_every, step)) and (
+                        step > start or start_metadata):
                     drain()
                     pace.pause()
                     save(hooks_done=True, metric=metric)
             pace.go_on()
-            if step == config.num_steps:
+            if step == config.num_steps or patience.over:
                 break
             if step == config.profile_step > 0:
                 jax.profiler.start_trace(trace_dir)

@@ -1,0 +1,205 @@
+"""What a model can be started from, known before its weights are read: a run, or a model file."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+
+from jaxllm.config import flatten, section, to_plain
+from jaxllm.data import chat
+from jaxllm.data import tokenizer as tokenizers
+from jaxllm.errors import InputError
+from jaxllm.models import convert, lora, transformer
+from jaxllm.models.config import model_config
+from jaxllm.sharding import shardings
+from jaxllm.stages import lineage
+from jaxllm.train.checkpoint import load_params, saved_step
+
+MODEL_FILE = 'model.json'  # of runs whose model comes from their parent
+# Settings of a model that change how it is computed and not what.
+_HOW_NOT_WHAT = ('attention.impl', 'attention.chunk_size', 'remat', 'dtype')
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """A model on disk.
+
+    path: a run directory, FILE.gguf, or a folder of Hugging Face weights.
+    model: nested settings, see models.config.model_config.
+    step: of the checkpoint; 0 for a model file.
+    fingerprint: of the run, or the sha256 of a model file's content.
+    foreign: models.convert.Foreign of a model file, else None.
+    lora, parent: of a run that trained an adapter: its settings and the Base that it stands on.
+    """
+    path: pathlib.Path
+    model: dict
+    step: int
+    fingerprint: str
+    foreign: Any = None
+    lora: Any = None
+    parent: Any = None
+
+    @property
+    def role(self):
+        """What lineage.json says of it."""
+        return lineage.Parent(self.path, self.step, self.fingerprint)
+
+    def tokenizer(self):
+        if self.foreign:
+            return self.foreign.tokenizer()
+        return tokenizers.load(self.path / 'tokenizer')
+
+    def template(self):
+        """Its ChatTemplate, or None."""
+        if not self.foreign:
+            return chat.read_template(self.path / 'tokenizer')
+        source = self.foreign.chat_template
+        return chat.recognise(source, self.path.name) if source else None
+
+
+def open_base(path, checkpoint='best', what='the model'):
+    """The Base at a path.
+
+    Args:
+      path: see Base.
+      checkpoint: of a run: 'best' by validation loss, 'last', or a step.
+      what: names it in messages, e.g. 'config.init_from'.
+
+    Raises:
+      InputError: nothing there that is a model, no checkpoint yet, or its own base is gone or is
+        another one by now.
+    """
+    path = pathlib.Path(path).resolve()
+    if not path.exists():
+        raise InputError(f'{what}: {path} does not exist; expected a run directory, a FILE.gguf or '
+                         'a folder with config.json and *.safetensors')
+    if path.is_file() or not (path / 'lineage.json').exists() and list(path.glob('*.safetensors')):
+        foreign = convert.open_model(path)
+        return Base(path, foreign.model, 0, foreign.fingerprint, foreign=foreign)
+    if not (path / 'config.json').exists():
+        raise InputError(f'{what}: {path} is no run directory (no config.json there) and holds no '
+                         '*.safetensors; give the --workdir of a run, or a model file')
+    config = json.loads((path / 'config.json').read_text())
+    model = model_section(path, config)
+    if not (path / 'lineage.json').exists():
+        raise InputError(f'{what}: {path} has not begun (no lineage.json there); run it first')
+    step = _step(path / 'checkpoints', checkpoint)
+    record = lineage.read_lineage(path)
+    settings = lora_settings(config)
+    parent = parent_base(path, record) if settings else None
+    return Base(path, model, step, record['fingerprint'], lora=settings, parent=parent)
+
+
+def matching_base(config):
+    """The Base that `config.init_from` names, or None; its model computes what config.model does.
+
+    Raises:
+      InputError: see `open_base`, or the model is another one.
+    """
+    if not config.init_from:
+        return None
+    base = open_base(config.init_from, what='config.init_from')
+    theirs, ours = flatten(base.model), flatten(to_plain(config)['model'])
+    other = [f'{key} {theirs.get(key)!r} there, {ours[key]!r} here' for key in ours
+             if _plain(theirs.get(key)) != ours[key] and key not in _HOW_NOT_WHAT]
+    if other:
+        raise InputError(f'the model of config.init_from={config.init_from} is another one '
+                         f'({"; ".join(other[:4])}); use the same config.model')
+    return base
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def model_section(path, config):
+    """The model settings of a run. Raises InputError if it makes no model."""
+    if 'model' in config:
+        return config['model']
+    if not (path / MODEL_FILE).exists():
+        raise InputError(f'{path} is a run of {config["stage"]}, which makes no model (or has not '
+                         'begun); give one that does, such as a run of jaxllm.stages.pretrain')
+    return json.loads((path / MODEL_FILE).read_text())
+
+
+def lora_settings(config):
+    """LoraConfig of a run's config (nested dict), or None where all weights were trained."""
+    if 'lora' not in config or not config['lora']['rank']:
+        return None
+    return section(lora.LoraConfig, config['lora'], 'lora')
+
+
+def parent_base(path, record):
+    """The Base that a run's adapter stands on, checked to be the one it was trained on."""
+    parent = record['parents']['init_from']
+    if not pathlib.Path(parent['run']).exists():
+        raise InputError(f'{path} is an adapter for {parent["run"]}, which is not there any more; '
+                         'bring it back, or put a link there')
+    base = open_base(parent['run'], checkpoint=parent['step'], what=f'the base of {path}')
+    if base.fingerprint != parent['fingerprint']:
+        raise InputError(f'{path} is an adapter for {parent["run"]} with fingerprint '
+                         f'{parent["fingerprint"][:12]}, and what is there now is another model '
+                         f'({base.fingerprint[:12]}); bring the old one back')
+    return base
+
+
+def _step(folder, checkpoint):
+    if checkpoint in ('best', 'last'):
+        return saved_step(folder, checkpoint)
+    if not (folder / str(checkpoint)).exists():
+        raise InputError(f'{folder} has no checkpoint of step {checkpoint} any more; bring it back '
+                         'from a copy, or train from another one')
+    return checkpoint
+
+
+def params_like(model, mesh):
+    """Shapes and places of a whole model's parameters on `mesh`; `model` is a ModelConfig."""
+    with jax.set_mesh(mesh):
+        shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), model))
+    return placed(shapes, mesh)
+
+
+def placed(shapes, mesh):
+    """A tree of shapes as ShapeDtypeStructs with the shardings of their names."""
+    places = shardings(transformer.param_axes(shapes), shapes, mesh)
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+                        shapes, places)
+
+
+def load_plain(base, mesh):
+    """All parameters of a Base as a plain tree; an adapter is merged into what it stands on."""
+    if base.lora:
+        frozen, adapter = load_parts(base, mesh)
+        with jax.set_mesh(mesh):
+            return lora.merge(frozen, adapter, base.lora)
+    like = params_like(model_config(base.model), mesh)
+    if base.foreign:
+        return base.foreign.load(like)
+    return saved_params(base, like)
+
+
+def load_parts(base, mesh):
+    """(frozen base as it is stored, adapter) of a Base with an adapter."""
+    with jax.set_mesh(mesh):
+        frozen = lora.prepare_base(load_plain(base.parent, mesh), base.lora)
+        shapes = jax.eval_shape(
+            lambda params: lora.init_adapter(jax.random.key(0), params, base.lora), frozen)
+    return frozen, saved_params(base, placed(shapes, mesh))
+
+
+def load_assembled(base, mesh):
+    """Parameters that the transformer applies to: plain, or a base with its adapter beside it."""
+    if not base.lora:
+        return load_plain(base, mesh)
+    frozen, adapter = load_parts(base, mesh)
+    with jax.set_mesh(mesh):
+        return lora.combine(frozen, adapter, base.lora)
+
+
+def saved_params(base, like):
+    """The trained parameters of a run's checkpoint: their moving average where there is one."""
+    config = json.loads((base.path / 'config.json').read_text())
+    part = 'ema' if config['optim']['ema_decay'] else 'params'
+    return load_params(base.path / 'checkpoints', like, step=base.step, part=part)[0]
