@@ -58,10 +58,16 @@ def _parser():
                        'which share --workdir')
     sweep.add_argument('--dry_run', action='store_true',
                        help='print the arms and their jobs; run nothing')
-    chat = verb('chat', 'continue prompts with the model of a run, streaming',
-                'jaxllm chat --workdir=runs/base --prompt="def main(" --temperature=0')
-    chat.add_argument('--workdir', required=True)
+    chat = verb('chat', 'talk to a chat model, or let a base model continue texts, streaming',
+                'jaxllm chat --model=smollm2.gguf --prompt="What is the capital of France?" '
+                '--temperature=0')
+    chat.add_argument('--workdir', default='', help='a run, the base or an adapter of one')
+    chat.add_argument('--model', default='', metavar='FILE.gguf|FOLDER',
+                      help='a model file, or a folder of Hugging Face weights')
     chat.add_argument('--prompt', help='answer this one prompt on standard output, then leave')
+    chat.add_argument('--system', default='', help='a system prompt')
+    chat.add_argument('--messages', default='', metavar='FILE.json',
+                      help='answer the conversation in this file, then leave')
     chat.add_argument('--max_new_tokens', type=int, default=200)
     chat.add_argument('--temperature', type=float, default=0.8)
     chat.add_argument('--top_k', type=int, default=0)

@@ -157,8 +157,7 @@ class EvalBatches:
         self.plan = self._rows.plan
         self.num_rows = min(max_rows or self.plan.num_rows, self.plan.num_rows)
         self._chosen = np.arange(self.num_rows) * self.plan.num_rows // self.num_rows
-        pieces = self._rows.pieces(self._chosen)[0]
-        self.num_targets = int((self.plan.lengths[pieces] - 1).sum())
+        self.num_targets = self._rows.num_targets(self._chosen)
         settings = [split.fingerprint, seq_len, batch_size, self.num_rows]
         self.fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 

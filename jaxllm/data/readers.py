@@ -1,5 +1,6 @@
 """Reads records of each file format, in bounded memory; what cannot be read becomes an error."""
 
+import csv
 import dataclasses
 import gzip
 import json
@@ -7,6 +8,7 @@ import os
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import tensorflow_datasets as tfds
@@ -109,16 +111,16 @@ def parse_line(line: bytes, origin: str, place: str) -> Raw:
 
 
 def read_parquet(file: str, text_key: str, max_bytes: int) -> Iterator[Raw]:
-    """A record per row, streamed by batches; columns `text_key`, id and license."""
+    """A record per row, streamed by batches; columns `text_key`, id and license ('' = all)."""
     row = 0
     try:
         with pa.parquet.ParquetFile(file) as table:
             names = table.schema_arrow.names
-            if text_key not in names:
+            if text_key and text_key not in names:
                 yield bad(f'{file}:1', ':1', f'no column {text_key!r}: the columns are {names}')
                 return
             columns = [name for name in dict.fromkeys((text_key, 'id', 'license'))
-                       if name in names]
+                       if name in names] if text_key else names
             for batch in table.iter_batches(batch_size=BATCH, columns=columns):
                 values = [to_values(batch.column(name)) for name in columns]
                 for cells in zip(*values, strict=True):
@@ -145,11 +147,59 @@ def decode_fields(fields: dict, origin: str, place: str) -> Raw:
     decoded = {}
     for name, value in fields.items():
         try:
-            decoded[name] = value.decode('utf-8') if isinstance(value, bytes) else value
+            decoded[name] = _decoded(value)
         except UnicodeDecodeError as error:
-            return bad(origin, place, f'invalid UTF-8: {error.reason} in field {name!r}', value)
+            return bad(origin, place, f'invalid UTF-8: {error.reason} in field {name!r}',
+                       value if isinstance(value, bytes) else '')
     start = next((value for value in decoded.values() if isinstance(value, str)), '')
     return Raw(origin, place, decoded, start=start[:START_CHARS])
+
+
+def _decoded(value):
+    """bytes as text, also within lists and dicts; numpy arrays as lists."""
+    if isinstance(value, bytes):
+        return value.decode('utf-8')
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {key: _decoded(item) for key, item in value.items()}
+    return [_decoded(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def read_csv(file: str, text_key: str, max_bytes: int) -> Iterator[Raw]:
+    """A record per row behind a header; a quoted cell may have several lines, the record is at the
+    first of them."""
+    del text_key
+    try:
+        with open(file, encoding='utf-8-sig', newline='') as stream:
+            rows = csv.reader(stream, strict=True)
+            names, line = next(rows, None), rows.line_num + 1
+            if names is None:
+                return
+            if len(set(names)) < len(names) or not all(names):
+                yield bad(f'{file}:1', ':1', f'bad header: the columns are {names}, expected '
+                          'distinct names')
+                return
+            for cells in rows:
+                place, line = f':{line}', rows.line_num + 1
+                if not cells:
+                    continue
+                start = ','.join(cells)
+                if len(start) > max_bytes:
+                    yield bad(file + place, place, f'longer than {max_bytes} bytes: row of '
+                              f'{len(start)} characters', start)
+                elif len(cells) != len(names):
+                    yield bad(file + place, place, f'bad row: {len(cells)} cells under '
+                              f'{len(names)} columns', start)
+                else:
+                    yield Raw(file + place, place, dict(zip(names, cells, strict=True)),
+                              start=start[:START_CHARS])
+    except UnicodeDecodeError as error:
+        yield bad(f'{file}:{line}', f':{line}', f'invalid UTF-8: {error.reason}')
+    except csv.Error as error:
+        yield bad(f'{file}:{line}', f':{line}', f'bad CSV: {error}')
+    except OSError as error:
+        yield bad(f'{file}:1', ':1', f'unreadable file: {error.strerror}')
 
 
 def open_tfds(name: str) -> tfds.core.DatasetBuilder:
@@ -170,10 +220,10 @@ def open_tfds(name: str) -> tfds.core.DatasetBuilder:
 
 
 def read_tfds(builder: tfds.core.DatasetBuilder, split: str, text_key: str) -> Iterator[Raw]:
-    """The records of a split, read in batches."""
+    """The records of a split, read in batches; with text_key '' all fields of each."""
     label = builder.info.full_name
     features = sorted(builder.info.features or {})
-    if text_key not in features:
+    if text_key and text_key not in features:
         raise InputError(f'dataset {label} has no feature {text_key!r}; expected one of '
                          f'{features}; set text_key')
     try:
@@ -187,8 +237,9 @@ def read_tfds(builder: tfds.core.DatasetBuilder, split: str, text_key: str) -> I
         indices = range(first, min(first + BATCH, len(source)))
         for i, fields in zip(indices, source.__getitems__(list(indices)), strict=True):
             place = f'{label}/{split}[{i}]'
-            yield decode_fields({name: fields[name] for name in (text_key, 'id', 'license')
-                                 if name in fields}, place, place)
+            wanted = (text_key, 'id', 'license') if text_key else fields
+            yield decode_fields({name: fields[name] for name in wanted if name in fields}, place,
+                                place)
 
 
 BY_SUFFIX = {'.txt': read_whole, '.md': read_whole, '.py': read_whole, '.jsonl': read_jsonl,

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxllm.data import infill as infill_lib
 from jaxllm.data import packing
+from jaxllm.errors import InputError
 
 
 class PackedRows:
@@ -16,6 +17,9 @@ class PackedRows:
         self.split, self.seed, self._infill = split, seed, infill
         self._ids = None
         if infill.active:
+            if split.weights is not None:
+                raise InputError(f'{split.folder} holds conversations, which cannot be infilled; '
+                                 'use infill.kind=none')
             self._ids = infill_lib.InfillIds.of(split.special, split.eos_id)
         self.plan = packing.plan_rows(split.lengths, seq_len,
                                       infill.overhead if infill.active else None)
@@ -27,6 +31,14 @@ class PackedRows:
         first = self.plan.row_offsets[rows]
         counts = self.plan.row_offsets[rows + 1] - first
         return _ranges(first, counts), counts
+
+    def num_targets(self, rows):
+        """How many targets of some rows have a weight; the first token of a piece is no target."""
+        pieces = self.pieces(rows)[0]
+        lengths = self.plan.lengths[pieces] - 1
+        if self.split.weights is None:
+            return int(lengths.sum())
+        return int(self.split.weights[_ranges(self._piece_starts[pieces] + 1, lengths)].sum())
 
     def batch(self, rows, epochs):
         """Makes the batch (see PackedData) of some rows.
@@ -40,7 +52,9 @@ class PackedRows:
         if self._infill.active:
             flat, weights, lengths = self._infilled(rows, epochs, starts, lengths, counts)
         else:
-            flat, weights = self.split.tokens[_ranges(starts, lengths)], None
+            where = _ranges(starts, lengths)
+            flat = self.split.tokens[where]
+            weights = None if self.split.weights is None else self.split.weights[where]
         return _finalize(flat, weights, lengths, counts, self.plan.seq_len,
                          self.split.pad_id, self._token_bytes_V)
 
@@ -63,7 +77,7 @@ def _finalize(flat, flat_weights, lengths, counts, seq_len, pad_id, token_bytes_
 
     Args:
         flat: int [tokens], the tokens of all pieces, rows one after another.
-        flat_weights: float32 [tokens], loss weight of each as a target; None is all 1.
+        flat_weights: [tokens], loss weight of each as a target; None is all 1.
         lengths: int64 [pieces].
         counts: int64 [B], pieces per row, each at least 1.
         seq_len: L.

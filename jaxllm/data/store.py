@@ -8,8 +8,10 @@ A store is one folder:
     {train,validation}.offsets.bin     int64 [documents + 1], document d is tokens[o[d]:o[d + 1]]
     {train,validation}.text_bytes.bin  int64 [documents], UTF-8 bytes of each document
     {train,validation}.documents.jsonl id, source, license and origin of each document
+    {train,validation}.weights.bin     uint8 [tokens], loss weight of each; of conversations only
 
-Each document is `[BOS] text tokens [EOS]`. The numbers are little-endian.
+Each document is `[BOS] text tokens [EOS]`, or a conversation as its template renders it. The numbers
+are little-endian.
 """
 
 import contextlib
@@ -40,6 +42,7 @@ class StoreSplit:
         tokens: uint16 or uint32 [tokens], all documents one after another.
         offsets: int64 [documents + 1].
         text_bytes: int64 [documents], UTF-8 bytes of text.
+        weights: uint8 [tokens], loss weight of each token as a target; None: all 1.
         token_bytes_V: int32 [V], bytes of text per token id.
         pad_id, bos_id, eos_id: token ids.
         special: name -> id of every special token.
@@ -59,6 +62,7 @@ class StoreSplit:
     special: dict
     tokenizer_fingerprint: str
     fingerprint: str
+    weights: np.ndarray | None = None
 
     @property
     def num_documents(self):
@@ -126,12 +130,14 @@ class TokenStore:
                 bos_id=manifest['bos_id'], eos_id=manifest['eos_id'],
                 special=manifest['special'],
                 tokenizer_fingerprint=manifest['tokenizer_fingerprint'],
-                fingerprint=f"{manifest['fingerprint']}/{split}")
+                fingerprint=f"{manifest['fingerprint']}/{split}",
+                weights=(_memory_map(folder / f'{split}.weights.bin', 'u1')
+                         if f'{split}.weights.bin' in manifest['files'] else None))
         return cls(folder=folder, manifest=manifest, **splits)
 
 
 def write_store(documents, tokenizer, folder, *, holdout_share, source_fingerprint,
-                batch_documents=512, batch_characters=4 << 20):
+                batch_documents=512, batch_characters=4 << 20, encode=None):
     """Tokenises documents into a store, in one pass and in bounded memory.
 
     A document goes to validation when blake2b(text) / 2**64 < holdout_share, so that exact
@@ -148,6 +154,8 @@ def write_store(documents, tokenizer, folder, *, holdout_share, source_fingerpri
         source_fingerprint: identifies the data and how it was selected.
         batch_documents: documents encoded at once, at most.
         batch_characters: characters encoded at once, at most (a longer document is encoded alone).
+        encode: encode(documents) -> [(ids, loss weights)] of a batch, for a store with weights;
+            default: `[BOS] text tokens [EOS]`, without.
 
     Raises:
         InputError: no documents, an empty split, a bad holdout_share, text that is not valid
@@ -167,7 +175,7 @@ def write_store(documents, tokenizer, folder, *, holdout_share, source_fingerpri
         building.mkdir()
         try:
             manifest = write_files(documents, tokenizer, building, holdout_share,
-                                   batch_documents, batch_characters)
+                                   batch_documents, batch_characters, encode)
             manifest['source_fingerprint'] = source_fingerprint
             manifest['fingerprint'] = _manifest_fingerprint(manifest)
             write_synced(building / 'manifest.json',

@@ -14,17 +14,18 @@ SPLITS = ('train', 'validation')
 
 
 class _SplitWriter:
-    """Appends the documents of one split to its four files."""
+    """Appends the documents of one split to its files."""
 
-    def __init__(self, folder, split, dtype):
+    def __init__(self, folder, split, dtype, weighted):
         self.dtype = dtype
         self.documents = self.num_tokens = self.num_text_bytes = 0
         self.by_source, self.by_license = {}, {}
         self.files = {name: open(folder / f'{split}.{name}', 'wb') for name in (
-            'tokens.bin', 'offsets.bin', 'text_bytes.bin', 'documents.jsonl')}
+            'tokens.bin', 'offsets.bin', 'text_bytes.bin', 'documents.jsonl',
+            *(('weights.bin',) if weighted else ()))}
         self.files['offsets.bin'].write(np.zeros(1, '<i8').tobytes())
 
-    def add(self, document, text_bytes, ids):
+    def add(self, document, text_bytes, ids, weights):
         self.documents += 1
         self.num_tokens += len(ids)
         self.num_text_bytes += text_bytes
@@ -34,6 +35,8 @@ class _SplitWriter:
             count['documents'] += 1
             count['tokens'] += len(ids)
         self.files['tokens.bin'].write(ids.astype(self.dtype).tobytes())
+        if 'weights.bin' in self.files:
+            self.files['weights.bin'].write(np.asarray(weights, np.uint8).tobytes())
         self.files['offsets.bin'].write(self.num_tokens.to_bytes(8, 'little'))
         self.files['text_bytes.bin'].write(text_bytes.to_bytes(8, 'little'))
         self.files['documents.jsonl'].write(json.dumps({
@@ -52,22 +55,23 @@ class _SplitWriter:
                 'by_license': self.by_license}
 
 
-def write_files(documents, tokenizer, folder, holdout_share, batch_documents, batch_characters):
+def write_files(documents, tokenizer, folder, holdout_share, batch_documents, batch_characters,
+                encode):
     """Writes everything but the manifest; returns the manifest without its fingerprints."""
     dtype = '<u2' if tokenizer.vocab_size <= 1 << 16 else '<u4'
-    writers = {split: _SplitWriter(folder, split, dtype) for split in SPLITS}
+    writers = {split: _SplitWriter(folder, split, dtype, encode is not None) for split in SPLITS}
+    encode = encode or (lambda batch: _text_ids(batch, tokenizer))
     skipped, lowest = 0, 1.0
     try:
         for batch in _batches(documents, batch_documents, batch_characters):
             filled = [document for document in batch if document.text]
             skipped += len(batch) - len(filled)
             utf8 = [_utf8(document) for document in filled]
-            ids = tokenizer.encode_batch([document.text for document in filled])
-            for document, text, text_ids in zip(filled, utf8, ids, strict=True):
+            for document, text, (ids, weights) in zip(filled, utf8, encode(filled), strict=True):
                 share = _hash_share(text)
                 lowest = min(lowest, share)
                 split = 'validation' if share < holdout_share else 'train'
-                writers[split].add(document, len(text), _framed(text_ids, tokenizer))
+                writers[split].add(document, len(text), _checked(ids, tokenizer), weights)
     finally:
         for writer in writers.values():
             writer.close()
@@ -108,9 +112,15 @@ def _batches(documents, max_documents, max_characters):
         yield batch
 
 
-def _framed(ids, tokenizer):
-    """[BOS] ids [EOS] as int64; a wrong id would wrap around silently in a smaller dtype."""
-    ids = np.concatenate([[tokenizer.bos_id], ids, [tokenizer.eos_id]]).astype(np.int64)
+def _text_ids(documents, tokenizer):
+    """([BOS] ids [EOS], no weights) of each document."""
+    found = tokenizer.encode_batch([document.text for document in documents])
+    return [(np.concatenate([[tokenizer.bos_id], ids, [tokenizer.eos_id]]), None) for ids in found]
+
+
+def _checked(ids, tokenizer):
+    """As int64; a wrong id would wrap around silently in a smaller dtype."""
+    ids = np.asarray(ids, np.int64)
     if ids.min() < 0 or ids.max() >= tokenizer.vocab_size:
         raise ValueError(f'the tokenizer gave ids from {ids.min()} to {ids.max()}, expected '
                          f'0 <= id < vocab_size={tokenizer.vocab_size}')

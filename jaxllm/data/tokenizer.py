@@ -33,6 +33,7 @@ class Tokenizer:
         special: name -> id of every special token.
         name: for people, e.g. 'bpe-8192'.
         fingerprint: sha256 over everything that decides an id.
+        spec: its tokenizer.json.
     """
 
     def __init__(self, spec: dict, kind: str, *, pad: str, bos: str, eos: str, name: str):
@@ -47,7 +48,7 @@ class Tokenizer:
                                  f'expected one of {sorted(self.special)[:40]}')
         self.pad, self.bos, self.eos = pad, bos, eos
         self.pad_id, self.bos_id, self.eos_id = (self.special[t] for t in (pad, bos, eos))
-        self._spec = spec
+        self.spec = spec
         self._table = imported.token_table(spec)
         self.vocab_size = len(self._table)
         canonical = json.dumps([spec, kind, pad, bos, eos], sort_keys=True, ensure_ascii=True,
@@ -61,6 +62,20 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text, without bos or eos."""
         return self._encode_array(text).tolist()
+
+    def encode_piece(self, text: str) -> list[int]:
+        """Ids of ordinary text from the middle of another: without the space that SentencePiece
+        vocabularies put before a text."""
+        if not self._adds_space:
+            return self.encode(text)
+        return self.encode('\n' + text)[len(self.encode('\n')):]
+
+    def encode_with_special(self, text: str) -> list[int]:
+        """Ids of a template's own text, in which the names of special tokens are these tokens."""
+        ids = []
+        for part in self._special_pattern.split(text):
+            ids += [self.special[part]] if part in self.special else self.encode_piece(part)
+        return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of many texts, the same as `encode` gives, as int32 arrays."""
@@ -116,7 +131,7 @@ class Tokenizer:
         sidecar = {'format': SIDECAR_FORMAT, 'kind': self.kind, 'name': self.name, 'pad': self.pad,
                    'bos': self.bos, 'eos': self.eos, 'vocab_size': self.vocab_size,
                    'fingerprint': self.fingerprint}
-        for name, content in ((JSON_NAME, self._spec), (SIDECAR_NAME, sidecar)):
+        for name, content in ((JSON_NAME, self.spec), (SIDECAR_NAME, sidecar)):
             partial = folder / f'.{name}.{os.getpid()}'
             partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + '\n', 'utf-8')
             os.replace(partial, folder / name)
@@ -166,12 +181,22 @@ class Tokenizer:
         return {i: name for name, i in self.special.items()}
 
     @functools.cached_property
+    def _special_pattern(self) -> re.Pattern:
+        names = sorted(self.special, key=len, reverse=True)
+        return re.compile(f'({"|".join(map(re.escape, names))})')
+
+    @functools.cached_property
+    def _adds_space(self) -> bool:
+        return self.kind == 'file' and not self._exact and (
+            self.encode('a') != self.encode('\na')[len(self.encode('\n')):])
+
+    @functools.cached_property
     def _exact(self) -> bool:
-        return self.kind != 'file' or imported.is_byte_level(self._spec)
+        return self.kind != 'file' or imported.is_byte_level(self.spec)
 
     @functools.cached_property
     def _portable(self) -> tokenizers.Tokenizer:
-        return imported.backend(self._spec)
+        return imported.backend(self.spec)
 
     @functools.cached_property
     def _bulk(self) -> tiktoken.Encoding:
@@ -183,7 +208,7 @@ class Tokenizer:
     @functools.cached_property
     def _char_ids(self) -> np.ndarray:
         ids = np.full(0x110000, -1, np.int32)
-        for token, i in self._spec['model']['vocab'].items():
+        for token, i in self.spec['model']['vocab'].items():
             if i >= vocabulary.BASE_SIZE:
                 ids[ord(token)] = i
         return ids

@@ -2,6 +2,7 @@
 
 An answer is the text up to the first line break. Its value is the first phrase of it, up to one of
 `. , ; : ! ?`; its confidence is the probability that the model gave to the tokens of that phrase.
+A chat model answers in sentences of its own: it is right if the value stands anywhere in them.
 """
 
 import dataclasses
@@ -16,10 +17,11 @@ _END_OF_VALUE = re.compile('[.,;:!?\n]')
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """text: stripped, up to where it was stopped. value: its first phrase."""
+    """text: stripped, up to where it was stopped. value: its first phrase. chat: of a chat model."""
     text: str
     value: str
     confidence: float
+    chat: bool = False
 
 
 def normalise(text):
@@ -36,9 +38,19 @@ def says(text, value):
     return bool(value) and text[:len(value)] == value
 
 
+def says_somewhere(text, value):
+    """Whether the words of a value stand together in a text, after `normalise`."""
+    value = normalise(value)
+    return bool(value) and f' {value} ' in f' {normalise(text)} '
+
+
 def generate(params, cfg, tokenizer, prompts, *, max_new_tokens=24, temperature=0.0, seed=0,
-             batch_size=256, stop_strings=('\n',)):
+             batch_size=256, stop_strings=('\n',), encode=None, stop_ids=()):
     """Answers to prompts, greedy (temperature 0) or sampled. Needs a mesh.
+
+    Args:
+      encode: prompt -> token ids, of a chat model; default: BOS and the text.
+      stop_ids: what ends an answer; default: the end of text.
 
     Returns:
       A list of Answers.
@@ -46,15 +58,16 @@ def generate(params, cfg, tokenizer, prompts, *, max_new_tokens=24, temperature=
     if not prompts:
         return []
     out = decode.generate(
-        params, cfg, [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts],
+        params, cfg, [encode(prompt) if encode else [tokenizer.bos_id, *tokenizer.encode(prompt)]
+                      for prompt in prompts],
         decode.SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature),
-        stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id, seed=seed,
+        stop_ids=stop_ids or (tokenizer.eos_id,), pad_id=tokenizer.pad_id, seed=seed,
         stop_strings=stop_strings, tokenizer=tokenizer, batch_size=batch_size)
-    return [_answer(tokenizer, *row) for row in zip(out.tokens, out.logprobs, out.texts,
-                                                    strict=True)]
+    return [_answer(tokenizer, *row, chat=encode is not None)
+            for row in zip(out.tokens, out.logprobs, out.texts, strict=True)]
 
 
-def _answer(tokenizer, tokens, logprobs, text):
+def _answer(tokenizer, tokens, logprobs, text, *, chat):
     text = text.strip()
     line = text.split('\n')[0]
     value = _END_OF_VALUE.split(line)[0].strip()
@@ -69,4 +82,4 @@ def _answer(tokenizer, tokens, logprobs, text):
         size += len(raw.lstrip() if lead else raw)
         lead = lead and not raw.strip()
         total += float(logprob)
-    return Answer(text, value, min(math.exp(total), 1.0))
+    return Answer(text, value, min(math.exp(total), 1.0), chat)

@@ -2,15 +2,18 @@
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import numpy as np
 
+from jaxllm.data import chat
 from jaxllm.errors import InputError
 from jaxllm.evals import answers, choice, statistics, world_items
 from jaxllm.evals.items import SLICES, spread
 
 _MOST_SLICES = 40  # a tag with more values is no slice
+_QUESTION = re.compile('Question: (.*)\nAnswer:', re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Settings:
     max_passages: int      # of training documents, for extraction; 0 = all
     max_new_tokens: int    # of free answers
     max_response_tokens: int  # of responses to requests
-    template: str          # around a request that is no question yet; has {prompt}
+    template: str          # around a request to a base model; has {prompt}
     confident_at: float    # from this confidence on, a wrong answer is confidently wrong
     seeds: int             # sampled answers per question, for consistency over seeds
     temperature: float     # of those
@@ -71,7 +74,8 @@ class Result:
 class Subject:
     """The model that is evaluated; it answers each question once, however many suites ask it.
 
-    world: its World, or None. documents: perplexity.Documents for bits per byte; items: of the
+    template, stop_ids: of a chat model, which gets questions as messages; texts to be continued it
+    gets as they are, like any other. world: its World, or None. documents: perplexity.Documents for bits per byte; items: of the
     user; run: the run directory.
     """
     params: Any
@@ -84,6 +88,8 @@ class Subject:
     items: list = dataclasses.field(default_factory=list)
     run: Any = None
     seed: int = 0
+    template: Any = None
+    stop_ids: tuple = ()
 
     def __post_init__(self):
         self._choices, self._answers = {}, {}
@@ -117,21 +123,38 @@ class Subject:
         return [self._choices[key(item)] for item in items]
 
     def answers(self, prompts, *, seed=0, temperature=0.0, stop_strings=('\n',), most=0):
-        """A free Answer to each prompt, of at most `most` tokens (0 = `max_new_tokens`)."""
+        """A free Answer to each prompt, of at most `most` tokens (0 = `max_new_tokens`).
+
+        A chat model gets what stands in 'Question: ...\\nAnswer:' as a message, and ends its answer
+        itself.
+        """
         most = most or self.settings.max_new_tokens
         key = lambda prompt: (prompt, seed, temperature, stop_strings, most)
         new = list(dict.fromkeys(p for p in prompts if key(p) not in self._answers))
-        found = answers.generate(
-            self.params, self.cfg, self.tokenizer, new, temperature=temperature, seed=seed,
-            max_new_tokens=most, stop_strings=stop_strings,
-            batch_size=self.settings.generate_batch)
-        self._answers |= {key(p): answer for p, answer in zip(new, found, strict=True)}
+        asked = [p for p in new if self.template is not None and _QUESTION.fullmatch(p)]
+        for some, ways in (([p for p in new if p not in set(asked)],
+                            {'stop_strings': stop_strings}),
+                           (asked, {'stop_strings': (), 'encode': self._as_message,
+                                    'stop_ids': self.stop_ids})):
+            found = answers.generate(
+                self.params, self.cfg, self.tokenizer, some, temperature=temperature, seed=seed,
+                max_new_tokens=most, batch_size=self.settings.generate_batch, **ways)
+            self._answers |= {key(p): answer for p, answer in zip(some, found, strict=True)}
         return [self._answers[key(prompt)] for prompt in prompts]
 
+    def _as_message(self, prompt):
+        messages = [{'role': 'user', 'content': _QUESTION.fullmatch(prompt)[1]}]
+        return chat.render(self.template, messages, self.tokenizer, add_generation_prompt=True,
+                           train=False).ids
+
     def responses(self, prompts):
-        """Free Answers to requests, which may have several lines and are put into the template."""
-        return self.answers([self.settings.template.replace('{prompt}', p) for p in prompts],
-                            stop_strings=('\nQuestion:', '\n\n'),
+        """Free Answers to requests, which may have several lines. A base model gets them in the
+        template of the settings, a chat model as messages."""
+        if self.template is not None:
+            prompts = [f'Question: {p}\nAnswer:' for p in prompts]
+        else:
+            prompts = [self.settings.template.replace('{prompt}', p) for p in prompts]
+        return self.answers(prompts, stop_strings=('\nQuestion:', '\n\n'),
                             most=self.settings.max_response_tokens)
 
     def measure(self, result, name, values, tags, *, unit='share', sliced=True):

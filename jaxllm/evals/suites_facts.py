@@ -28,15 +28,17 @@ def consistency_suite(subject):
     items = [item for members in facts for item in members]
     chosen = {item.id: item.candidates[x['choice']]
               for item, x in zip(items, subject.choices(items), strict=True)}
-    free = {item.id: _said(x) for item, x in
+    free = {item.id: _said(item, x) for item, x in
             zip(items, subject.answers([item.prompt for item in items]), strict=True)}
     one_each = [_fact(members[0]) for members in facts]
     by_choice = [_agreement([chosen[item.id] for item in members]) for members in facts]
     by_text = [_agreement([free[item.id] for item in members]) for members in facts]
-    prompts = [members[0].prompt for members in facts]
+    firsts = [members[0] for members in facts]
+    prompts = [item.prompt for item in firsts]
     drawn = [subject.answers(prompts, seed=1000 * subject.seed + k + 1,
                              temperature=settings.temperature) for k in range(settings.seeds)]
-    by_seed = [_agreement([_said(x) for x in some]) for some in zip(*drawn, strict=True)]
+    by_seed = [_agreement([_said(item, x) for x in some])
+               for item, some in zip(firsts, zip(*drawn, strict=True), strict=True)]
     for name, values in (('paraphrases', by_choice), ('paraphrases_free', by_text),
                          ('seeds', by_seed)):
         kept = [i for i, value in enumerate(values) if value is not None]
@@ -56,9 +58,14 @@ def _fact(item):
                 answerable=item.answerable, tags=tags)
 
 
-def _said(answer):
-    """The value of a free Answer; '' if it says that it does not know."""
-    return '' if checkers.is_abstention(answer.text) else answers.normalise(answer.value)
+def _said(item, answer):
+    """The value of a free Answer; '' if it says that it does not know. A chat model's sentence says
+    the first candidate that stands in it."""
+    if checkers.is_abstention(answer.text):
+        return ''
+    values = [value for value in item.candidates
+              if answer.chat and answers.says_somewhere(answer.text, value)]
+    return answers.normalise(values[0] if values else answer.value)
 
 
 def _agreement(values):

@@ -88,8 +88,8 @@ def _exact(value, n):
 class Judged:
     """A free answer: right, says that it does not know, or wrong.
 
-    correct: it begins with the right value, known or guessed; to a question of the kind
-    'unanswerable', it says that it does not know.
+    correct: it begins with the right value, known or guessed (a chat model's holds it somewhere);
+    to a question of the kind 'unanswerable', it says that it does not know.
     """
     item: object
     answer: object
@@ -109,7 +109,8 @@ def judged(items, found):
     every = []
     for item, answer in zip(items, found, strict=True):
         abstains = checkers.is_abstention(answer.text)
-        right = abstains if item.kind == 'unanswerable' else answers.says(answer.text, item.answer)
+        says = answers.says_somewhere if answer.chat else answers.says
+        right = abstains if item.kind == 'unanswerable' else says(answer.text, item.answer)
         every.append(Judged(item, answer, right, abstains))
     return every
 

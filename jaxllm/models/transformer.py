@@ -20,6 +20,7 @@ from jaxllm.models.attention import attention
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.layers import (Linear, Mlp, Norm, rope_frequencies, rope_table, rotate,
                                   scaled_normal, sinusoids)
+from jaxllm.models.quantize import NUM_INPUTS
 from jaxllm.sharding import batch_ways, constrain
 
 # The logical axes of every parameter, by the last two names of its path.
@@ -44,6 +45,15 @@ PARAM_AXES = {
     'gate/bias': ('d_ff',),
     'down/bias': ('d_model',),
 }
+# Beside a kernel [*inputs, *features]: an adapter's parts and a quantised kernel's.
+for _name, _inputs in NUM_INPUTS.items():
+    _axes = PARAM_AXES[f'{_name}/kernel']
+    PARAM_AXES |= {
+        f'{_name}/lora_a': (*_axes[:_inputs], None), f'{_name}/lora_b': (None, *_axes[_inputs:]),
+        f'{_name}/magnitude': _axes[_inputs:], f'{_name}/kernel_int8': _axes,
+        f'{_name}/kernel_scale': _axes[_inputs:], f'{_name}/kernel_nf4': _axes,
+        # Blocks may be too few to be split.
+        f'{_name}/kernel_absmax': (*_axes[:-1], None)}
 _NORMS = ('attention_norm', 'attention_post_norm', 'mlp_norm', 'mlp_post_norm', 'final_norm')
 PARAM_AXES |= {f'{norm}/{name}': ('d_model',) for norm in _NORMS for name in ('scale', 'bias')}
 
@@ -198,9 +208,11 @@ def rope_tables(cfg, positions_BL):
 
 def compute_params(params, cfg):
     """Matrices in the compute dtype, cast once. Norms, biases and embeddings stay float32: the
-    gradients of a frequent token's embedding, summed up in bfloat16, would stop growing."""
+    gradients of a frequent token's embedding, summed up in bfloat16, would stop growing. What is
+    stored smaller than the compute dtype is cast layer by layer, where it is used."""
     dtype = jnp.dtype(cfg.dtype)
-    cast = lambda path, x: x.astype(dtype) if path[-1].key == 'kernel' else x
+    cast = lambda path, x: (x.astype(dtype) if path[-1].key == 'kernel'
+                            and x.dtype.itemsize > dtype.itemsize else x)
     return jax.tree_util.tree_map_with_path(cast, params)
 
 

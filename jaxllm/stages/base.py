@@ -56,7 +56,7 @@ class Base:
         if not self.foreign:
             return chat.read_template(self.path / 'tokenizer')
         source = self.foreign.chat_template
-        return chat.recognise(source, self.path.name) if source else None
+        return chat.ChatTemplate(self.path.name, source, derived=True) if source else None
 
 
 def open_base(path, checkpoint='best', what='the model'):

@@ -15,6 +15,7 @@ from jaxllm.models import transformer
 from jaxllm.report import evaluation
 from jaxllm.report.run import write_report
 from jaxllm.stages import artifact, lineage
+from jaxllm.stages import base as bases
 from jaxllm.train.checkpoint import has_checkpoint
 from jaxllm.train.progress import stage as say
 from jaxllm.world import spec
@@ -49,10 +50,7 @@ def _checked_run(run):
         if not (path / file).exists():
             raise InputError(f'config.run={run} {what} (no {file} there); give the --workdir of a '
                              'run that trained a model')
-    config = _object(path / 'config.json', ('stage',))
-    if 'model' not in config:
-        raise InputError(f'config.run={run} is a run of {config["stage"]}, which makes no model; '
-                         'give one that does, such as jaxllm.stages.pretrain')
+    bases.model_section(path, _object(path / 'config.json', ('stage',)))
     if not has_checkpoint(path / 'checkpoints'):
         raise InputError(f'config.run={run} has no checkpoint; let that run save one first')
     if not (path / 'tokenizer' / 'tokenizer.json').exists():
@@ -88,6 +86,8 @@ def world_of(run):
         if 'init_from' not in record['parents']:
             return None
         child, run = run, pathlib.Path(record['parents']['init_from']['run'])
+        if run.exists() and not (run / 'lineage.json').exists():
+            return None  # a model file
         if not run.exists():
             raise InputError(f'the weights of {child} come from {run}, which is not there, so that '
                              'its world is unknown; move that run back, or put a link there')
@@ -127,7 +127,8 @@ def run(config, workdir):
     subject = suites.Subject(
         model.params, model.model, model.tokenizer, settings=settings, world=world, items=asked,
         seq_len=model.config['data']['seq_len'], run=pathlib.Path(config.run),
-        documents=_documents(config, settings, model.tokenizer, world, names), seed=config.seed)
+        documents=_documents(config, settings, model.tokenizer, world, names), seed=config.seed,
+        template=model.template, stop_ids=model.stop_ids)
     metrics, slices, plots, rows, notes = {}, {}, {}, [], []
     with jax.set_mesh(model.mesh):
         for name in names:

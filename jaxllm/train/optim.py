@@ -89,7 +89,8 @@ def _decayed(params):
     """True for matrices and embeddings. By name and not by rank: a stack of norm scales [N, D] has
     two axes as well."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key in ('kernel', 'tokens', 'positions'), params)
+        lambda path, _: path[-1].key in ('kernel', 'tokens', 'positions', 'lora_a', 'lora_b'),
+        params)
 
 
 def _muon_dimensions(axes):

@@ -1,0 +1,198 @@
+"""Conversations from the formats that people have them in, one normal form out.
+
+    messages         [{"role": "user", "content": "..."}, ...]                    (OpenAI)
+    conversations    [{"from": "human", "value": "..."}, ...]                     (ShareGPT)
+    instruction      and output or response, with an optional input               (Alpaca)
+    prompt           and response, completion or answer; also question, query
+    chosen           and rejected: texts with a prompt, or whole lists of messages
+    responses        and ranks, with a prompt: the best is chosen, the others rejected
+
+A system prompt may stand in the field `system`.
+"""
+
+import dataclasses
+
+from jaxllm.data.chat import ROLES
+
+_ROLE_NAMES = {'human': 'user', 'user': 'user', 'prompter': 'user', 'gpt': 'assistant',
+               'assistant': 'assistant', 'model': 'assistant', 'bot': 'assistant',
+               'system': 'system', 'tool': 'tool', 'function': 'tool', 'observation': 'tool'}
+PROMPTS = ('prompt', 'instruction', 'question', 'query')
+ANSWERS = ('response', 'completion', 'output', 'answer')
+FORMATS = ('messages', 'ShareGPT', 'chosen/rejected', 'ranked responses', 'Alpaca', 'pairs')
+
+
+class Unreadable(ValueError):
+    """A record is no conversation; says why, the kind of reason before a colon."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+    """id: of the record. origin: 'file:line'. messages: dicts with role and content, the last one
+    the assistant's. rejected: worse answers in its place, of a preference record."""
+    id: str
+    origin: str
+    messages: tuple
+    rejected: tuple = ()
+
+    @property
+    def prompt(self):
+        """The messages before the last one."""
+        return self.messages[:-1]
+
+    @property
+    def answer(self):
+        return self.messages[-1]['content']
+
+    @property
+    def request(self):
+        """What the last message answers, as text."""
+        return self.messages[-2]['content'] if len(self.messages) > 1 else ''
+
+
+def format_of(fields):
+    """Which of FORMATS a record has. Raises Unreadable if none."""
+    names = fields.keys()
+    if 'chosen' in names and 'rejected' in names:
+        return 'chosen/rejected'
+    if 'messages' in names:
+        return 'messages'
+    if 'conversations' in names:
+        return 'ShareGPT'
+    if 'responses' in names and 'ranks' in names:
+        return 'ranked responses'
+    if names & set(PROMPTS) and names & set(ANSWERS):
+        return 'Alpaca' if 'instruction' in names else 'pairs'
+    raise Unreadable(f'unknown format: the fields are {", ".join(sorted(names)) or "none"}; '
+                     'expected messages, conversations, a prompt and a response, or a prompt, '
+                     'chosen and rejected')
+
+
+def normalise(fields):
+    """(messages, rejected) of a record in any of the formats.
+
+    Raises:
+      Unreadable: what is wrong with it, in words.
+    """
+    kind = format_of(fields)
+    if kind == 'messages':
+        messages, rejected = _messages(fields['messages']), ()
+    elif kind == 'ShareGPT':
+        messages, rejected = _messages(fields['conversations'], 'from', 'value'), ()
+    elif kind == 'chosen/rejected':
+        messages, rejected = _preference(fields)
+    elif kind == 'ranked responses':
+        messages, rejected = _ranked(fields)
+    else:
+        messages = [*_prompt(fields), _message('assistant', _first(fields, ANSWERS))]
+        rejected = ()
+    system = fields['system'] if 'system' in fields else ''
+    if system and messages[0]['role'] != 'system':
+        messages = [_message('system', system), *messages]
+    _check(messages)
+    return tuple(messages), tuple(rejected)
+
+
+def _first(fields, names):
+    return next(fields[name] for name in names if name in fields)
+
+
+def _message(role, content):
+    if not isinstance(content, str):
+        raise Unreadable(f'no text: what the {role} says is {type(content).__name__}')
+    if not content.strip():
+        raise Unreadable(f'empty text: the {role} says nothing')
+    try:
+        content.encode()
+    except UnicodeEncodeError as error:
+        raise Unreadable('lone surrogate: half a character in a text') from error
+    return {'role': role, 'content': content}
+
+
+def _prompt(fields):
+    """The messages of a prompt, which is a text or a list of messages; Alpaca's input goes below."""
+    prompt = _first(fields, PROMPTS)
+    if isinstance(prompt, (list, dict)):
+        return _messages(prompt)
+    more = fields['input'] if 'instruction' in fields and 'input' in fields else ''
+    if more and not isinstance(more, str):
+        raise Unreadable(f'no text: the input is {type(more).__name__}')
+    return [_message('user', f'{prompt}\n\n{more}' if more and more.strip() else prompt)]
+
+
+def _messages(items, role_key='role', text_key='content'):
+    """A list of messages; TFDS gives a dict of lists."""
+    if isinstance(items, dict):
+        if role_key not in items or text_key not in items:
+            raise Unreadable(f'no messages: expected {role_key} and {text_key} in each')
+        items = [dict(zip(items, values, strict=True)) for values in zip(*items.values(),
+                                                                         strict=True)]
+    if not isinstance(items, (list, tuple)) or not items:
+        raise Unreadable('no messages: expected a list of them that is not empty')
+    messages = []
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, dict) or role_key not in item:
+            raise Unreadable(f'no role: message {number} has no field {role_key!r}')
+        role = str(item[role_key]).lower()
+        if role not in _ROLE_NAMES:
+            raise Unreadable(f'unknown role: message {number} is by {item[role_key]!r}; expected '
+                             f'one of {", ".join(ROLES)}')
+        role = _ROLE_NAMES[role]
+        calls = role == 'assistant' and 'tool_calls' in item and item['tool_calls']
+        text = item[text_key] if text_key in item else None
+        message = ({'role': role, 'content': text or ''} if calls
+                   else _message(role, text))
+        kept = {key: value for key, value in item.items()
+                if key in ('name', 'tool_calls', 'tool_call_id') and value is not None}
+        messages.append(message | kept)
+    return messages
+
+
+def _preference(fields):
+    chosen, rejected = fields['chosen'], fields['rejected']
+    if isinstance(chosen, str):
+        if not fields.keys() & set(PROMPTS):
+            raise Unreadable('no prompt: chosen and rejected are texts, and nothing says what they '
+                             'answer; expected a field prompt')
+        worse = [rejected] if isinstance(rejected, str) else rejected
+        messages = [*_prompt(fields), _message('assistant', chosen)]
+        return messages, [_message('assistant', text)['content'] for text in worse]
+    messages, other = _messages(chosen), _messages(rejected)
+    if not fields.keys().isdisjoint(PROMPTS) and len(messages) == 1:
+        prompt = _prompt(fields)
+        messages, other = [*prompt, *messages], [*prompt, *other]
+    if messages[:-1] != other[:-1]:
+        raise Unreadable('two prompts: chosen and rejected answer different conversations')
+    if other[-1]['role'] != 'assistant':
+        raise Unreadable(f'no answer: rejected ends with the {other[-1]["role"]}')
+    return messages, [other[-1]['content']]
+
+
+def _ranked(fields):
+    responses, ranks = list(fields['responses']), list(fields['ranks'])
+    if len(responses) != len(ranks) or len(responses) < 2:
+        raise Unreadable(f'ranking: {len(responses)} responses and {len(ranks)} ranks; expected as '
+                         'many of both, at least two')
+    best = min(ranks)
+    order = sorted(range(len(ranks)), key=lambda i: ranks[i])
+    messages = [*_prompt(fields), _message('assistant', responses[order[0]])]
+    worse = [responses[i] for i in order[1:] if ranks[i] > best]
+    return messages, [_message('assistant', text)['content'] for text in worse]
+
+
+def _check(messages):
+    """Raises Unreadable unless the messages are a conversation that can be learned from."""
+    roles = [message['role'] for message in messages]
+    if 'assistant' not in roles:
+        raise Unreadable('no answer: the assistant says nothing')
+    if roles[-1] != 'assistant':
+        raise Unreadable(f'no answer: the last message is by the {roles[-1]}, expected the '
+                         'assistant')
+    if 'system' in roles[1:]:
+        raise Unreadable('system prompt in the middle: expected it first')
+    if 'user' not in roles[:roles.index('assistant')]:
+        raise Unreadable('no request: the assistant speaks before any user')
+    for number, (one, two) in enumerate(zip(roles, roles[1:], strict=False), 2):
+        if one == two != 'tool':
+            raise Unreadable(f'two in a row: messages {number - 1} and {number} are both by the '
+                             f'{one}; join them')
