@@ -55,7 +55,7 @@ def model_of(file):
     theta = _short(read('rope.freq_base', 10_000.0))
     local_theta = theta
     if arch in UNIT_OFFSET:
-        attention['scale'] = _short(read('attention.scale', head_dim ** -0.5))
+        attention['scale'] = _scale(read('attention.scale', head_dim ** -0.5))
         attention['softcap'] = _short(read('attn_logit_softcapping', 0.0))
         more = dict(norm_unit_offset=True, post_norm=True, embedding_scale=True,
                     logit_softcap=_short(read('final_logit_softcapping', 0.0)))
@@ -74,6 +74,13 @@ def model_of(file):
 def _short(value):
     """A float32 from a file as the decimal that was meant: 1e-05 and not 9.999999747378752e-06."""
     return float(str(np.float32(value)))
+
+
+def _scale(value):
+    """A float32 n^-0.5 with all its digits, where n is a whole number."""
+    scalar = value ** -2
+    whole = round(scalar)
+    return whole ** -0.5 if abs(scalar - whole) < 1e-4 * whole else _short(value)
 
 
 def _rope(file, read, theta, local_theta, head_dim):
