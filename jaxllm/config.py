@@ -65,11 +65,14 @@ def load(argv):
     files = [arg.removeprefix('--config=') for arg in argv if arg.startswith('--config=')]
     if not files:
         raise InputError('no config; use --config=FILE.py, e.g. --config=experiments/pretrain.py')
-    config = load_file(files[-1])
+    rest = [arg for arg in argv if not arg.startswith('--config=')]
+    return override(load_file(files[-1]), rest).lock()
+
+
+def override(config, args):
+    """`config` with `--config.key=value` of each of `args`. Raises InputError as `load`."""
     known = flatten(config)
-    for arg in argv:
-        if arg.startswith('--config='):
-            continue
+    for arg in args:
         key, has_value, text = arg.removeprefix('--config.').partition('=')
         if not arg.startswith('--config.'):
             raise InputError(f'{arg!r} is unknown; overrides look like '
@@ -80,7 +83,7 @@ def load(argv):
         if not has_value:
             raise InputError(f'{arg} has no value; write {arg}=VALUE')
         config = _override(config, arg, known[key], text)
-    return config.lock()
+    return config
 
 
 def load_file(file):

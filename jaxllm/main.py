@@ -44,6 +44,7 @@ def _parser():
     run.add_argument('--stop_at_eof', action='store_true',
                      help='stop, as at SIGTERM, when standard input ends: when the process that '
                      'started this one is gone')
+    _finetune(verb)
     sweep = verb('sweep', 'run all arms of a config file with several seeds, or go on with them',
                  'jaxllm sweep --config=experiments/pretrain.py --seeds=0,1,2 --workdir=runs/three')
     sweep.usage = ('jaxllm sweep --config=FILE.py[:ARG] [--config.section.key=value ...] '
@@ -87,8 +88,36 @@ def _parser():
     return parser
 
 
+def _finetune(verb):
+    own = verb('finetune', 'fine-tune a model on your own data: five steps, one report',
+               'jaxllm finetune --data=my.jsonl --model=smollm2.gguf --workdir=runs/mine')
+    own.add_argument('--data', default='', metavar='FILE',
+                     help='.jsonl, .csv or .parquet of pairs, conversations or preferences')
+    own.add_argument('--model', action='append', default=[], metavar='FILE.gguf|FOLDER|RUN',
+                     help='the base; repeat it to compare several before training')
+    own.add_argument('--workdir', help='the directory of the result, made if it is new')
+    own.add_argument('--method', default='', choices=('', 'lora', 'qlora', 'full'),
+                     help='default: lora')
+    own.add_argument('--held_out', default='', metavar='FILE', help='records to evaluate on')
+    own.add_argument('--template', default='', metavar='NAME|FILE.jinja')
+    own.add_argument('--epochs', type=float, default=0.0)
+    own.add_argument('--lr', type=float, default=0.0)
+    own.add_argument('--rank', type=int, default=0)
+    own.add_argument('--replay', type=float, default=0.0, metavar='SHARE',
+                     help='of ordinary text beside your data, against forgetting')
+    own.add_argument('--drop', default='', metavar='KIND,KIND',
+                     help='also drop near_duplicate, contradiction, pii, language, length, '
+                     'damaged, refusal')
+    own.add_argument('--mask_pii', action='store_true', help='replace personal data')
+    own.add_argument('--sweep', action='store_true',
+                     help='also train with one setting changed at a time')
+    own.add_argument('--dry_run', action='store_true',
+                     help='look at the data, print settings, memory and time; train nothing')
+    own.set_defaults(coordinator='', num_processes=1, process_id=0)
+
+
 def _dispatch(args, rest):
-    if rest and args.verb not in ('run', 'sweep'):
+    if rest and args.verb not in ('run', 'sweep', 'finetune'):
         raise InputError(f'{rest[0]!r} is unknown; see jaxllm {args.verb} --help')
     if args.verb == 'run':
         from jaxllm.stages import run
@@ -96,6 +125,9 @@ def _dispatch(args, rest):
     elif args.verb == 'sweep':
         from jaxllm.stages import sweep
         sweep.sweep(args, rest)
+    elif args.verb == 'finetune':
+        from jaxllm.stages import finetune
+        finetune.finetune(args, rest)
     elif args.verb == 'chat':
         from jaxllm.stages import chat
         chat.chat(args)

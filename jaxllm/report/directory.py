@@ -3,6 +3,7 @@
 import pathlib
 
 from jaxllm.report import files
+from jaxllm.report import finetune as finetune_report
 from jaxllm.report import run as run_report
 from jaxllm.report import sweep as sweep_report
 from jaxllm.sweep import CHAIN
@@ -17,6 +18,8 @@ def write_reports(workdir):
     workdir = pathlib.Path(workdir)
     if (workdir / 'sweep.json').exists():
         return [sweep_report.write_report(workdir)]
+    if (workdir / finetune_report.FILE).exists():
+        return [finetune_report.write_report(workdir)]
     config = files.read_json(workdir / 'config.json', {})
     if 'stage' in config and config['stage'] == CHAIN:
         return [path for step in config['steps'] if (workdir / step / 'config.json').exists()

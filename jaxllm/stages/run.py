@@ -107,7 +107,11 @@ def run(args, overrides):
     """Runs the stage of a config, or prints what it would do. Raises SystemExit on a signal."""
     if args.stop_at_eof:
         threading.Thread(target=_stop_at_eof, daemon=True).start()
-    config = configs.load(overrides)
+    run_config(args, configs.load(overrides))
+
+
+def run_config(args, config):
+    """`run` of a loaded config; args has workdir, dry_run, coordinator and the like."""
     stage = stage_of(config)
     if args.dry_run:
         start_jax()
