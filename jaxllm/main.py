@@ -82,10 +82,61 @@ def _parser():
     inspect.add_argument('--workdir', required=True)
     inspect.add_argument('--text', default='', help='look at this text; default: the next batch')
     inspect.add_argument('--html', default='', metavar='FILE', help='write a page as well')
+    _artefacts(verb)
     report = verb('report', 'write report.html of a run, a chain or a sweep, finished or not',
                   'jaxllm report runs/base')
     report.add_argument('workdir')
     return parser
+
+
+def _artefacts(verb):
+    tree = verb('lineage', 'draw what an artefact was made from, back to the data',
+                'jaxllm lineage runs/mine')
+    tree.add_argument('path', metavar='RUN|FILE.gguf|FOLDER')
+    tree.add_argument('--json', action='store_true', help='for machines')
+    back = verb('revert', 'print the path of the model that a run was made from, if it is intact',
+                'jaxllm chat --workdir=$(jaxllm revert runs/mine)')
+    back.add_argument('path', metavar='RUN')
+    back.add_argument('--verify', action='store_true', help='also read and hash every tensor')
+    gone = verb('delete', 'delete a run, unless others were made from it',
+                'jaxllm delete runs/mine')
+    gone.add_argument('path', metavar='RUN')
+    gone.add_argument('--force', action='store_true', help='even if others were made from it')
+    gone.add_argument('--yes', action='store_true', help='do not ask')
+    gone.add_argument('--search', action='append', default=[], metavar='DIR',
+                      help='look for descendants here, too; repeatable')
+    out = verb('export', 'write any model as Hugging Face safetensors or GGUF',
+               'jaxllm export runs/mine --format=hf --out=mine_hf')
+    out.add_argument('path', metavar='RUN|FILE.gguf|FOLDER')
+    out.add_argument('--out', required=True, metavar='FOLDER|FILE.gguf', help='must be new')
+    out.add_argument('--format', choices=('hf', 'gguf'), default='hf')
+    out.add_argument('--kind', default='', metavar='KIND',
+                     help='hf: float32 (default), bfloat16, float16; gguf: f16 (default), q8_0, f32')
+    out.add_argument('--checkpoint', choices=('best', 'last'), default='best')
+    rack = verb('adapters', 'several adapters on one base: add, list, activate, swap, remove, '
+                'merge, export', 'jaxllm adapters list runs/rack')
+    rack.add_argument('action', choices=('add', 'list', 'activate', 'swap', 'remove', 'merge',
+                                         'export'))
+    rack.add_argument('path', metavar='RACK|RUN', help='a directory of adapters, or one LoRA run')
+    rack.add_argument('name', nargs='?', default='', help='of an adapter')
+    rack.add_argument('--run', default='', help='add: a run that trained an adapter')
+    rack.add_argument('--peft', default='', metavar='FOLDER', help='add: a PEFT adapter')
+    rack.add_argument('--base', default='', metavar='PATH', help='add: the base of a PEFT adapter')
+    rack.add_argument('--none', action='store_true', help='activate: the bare base')
+    rack.add_argument('--out', default='', metavar='FOLDER', help='merge, export: must be new')
+    rack.add_argument('--format', choices=('hf', 'gguf'), default='hf', help='merge')
+    rack.add_argument('--kind', default='', help='merge: as of export')
+    data = verb('data', 'look at a record as the model sees it; fetch real data',
+                'jaxllm data show my.jsonl --model=smollm2.gguf')
+    actions = data.add_subparsers(dest='action', metavar='ACTION', required=True)
+    show = actions.add_parser('show', help='a record with its tokens coloured by role and weight')
+    show.add_argument('file', help='.jsonl, .jsonl.gz, .csv or .parquet')
+    show.add_argument('--model', default='', metavar='RUN|FILE.gguf|FOLDER',
+                      help='whose tokenizer and template; default: bytes and ChatML')
+    show.add_argument('--template', default='', metavar='NAME|FILE.jinja')
+    show.add_argument('--record', type=int, default=1, help='which one, from 1')
+    fetch = actions.add_parser('fetch', help='download real data or a small model, print its path')
+    fetch.add_argument('name', nargs='?', default='', help='without one: what there is')
 
 
 def _finetune(verb):
@@ -131,6 +182,16 @@ def _dispatch(args, rest):
     elif args.verb == 'chat':
         from jaxllm.stages import chat
         chat.chat(args)
+    elif args.verb in ('lineage', 'revert', 'delete'):
+        from jaxllm.stages import ancestry
+        {'lineage': ancestry.show, 'revert': ancestry.revert, 'delete': ancestry.delete}[
+            args.verb](args)
+    elif args.verb in ('export', 'adapters'):
+        from jaxllm.stages import adapters
+        {'export': adapters.export, 'adapters': adapters.adapters}[args.verb](args)
+    elif args.verb == 'data':
+        from jaxllm.stages import data
+        {'show': data.show, 'fetch': data.fetch}[args.action](args)
     elif args.verb == 'inspect':
         from jaxllm.stages import inspect
         inspect.inspect(args)

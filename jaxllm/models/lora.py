@@ -22,8 +22,6 @@ from jaxllm.errors import InputError
 from jaxllm.models.quantize import (KINDS, NUM_INPUTS, dequantize, dequantize_kernel, is_stacked,
                                     kernel_shape, linears, quantize)
 
-_WHOLE = ('embed', 'head')  # trained in full with `train_embeddings`
-
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
@@ -113,7 +111,10 @@ def init_adapter(key, params, lora):
             new['magnitude'] = _column_norms(path, leaves)
         _put(adapter, path, new)
     if lora.train_embeddings:
-        adapter |= {name: params[name] for name in _WHOLE if name in params}
+        # Copies: the trainer gives the adapter's buffers away with every step.
+        adapter['embed'] = {'tokens': jnp.copy(params['embed']['tokens'])}
+        if 'head' in params:
+            adapter['head'] = {'kernel': jnp.copy(params['head']['kernel'])}
     return adapter
 
 

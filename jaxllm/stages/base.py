@@ -1,11 +1,14 @@
 """What a model can be started from, known before its weights are read: a run, or a model file."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from typing import Any
 
+import flax.traverse_util
 import jax
+import numpy as np
 
 from jaxllm.config import flatten, section, to_plain
 from jaxllm.data import chat
@@ -18,6 +21,8 @@ from jaxllm.stages import lineage
 from jaxllm.train.checkpoint import load_params, saved_step
 
 MODEL_FILE = 'model.json'  # of runs whose model comes from their parent
+RACK_FILE = 'adapters.json'  # of a directory with several adapters for one base
+ADAPTER_FILE = 'adapter.npz'
 # Settings of a model that change how it is computed and not what.
 _HOW_NOT_WHAT = ('attention.impl', 'attention.chunk_size', 'remat', 'dtype')
 
@@ -31,7 +36,8 @@ class Base:
     step: of the checkpoint; 0 for a model file.
     fingerprint: of the run, or the sha256 of a model file's content.
     foreign: models.convert.Foreign of a model file, else None.
-    lora, parent: of a run that trained an adapter: its settings and the Base that it stands on.
+    lora, parent: of an adapter: its settings and the Base that it stands on.
+    adapter: the folder of an adapter in a rack, whose path is `path`; else its run's checkpoint.
     """
     path: pathlib.Path
     model: dict
@@ -40,6 +46,7 @@ class Base:
     foreign: Any = None
     lora: Any = None
     parent: Any = None
+    adapter: Any = None
 
     @property
     def role(self):
@@ -47,6 +54,8 @@ class Base:
         return lineage.Parent(self.path, self.step, self.fingerprint)
 
     def tokenizer(self):
+        if self.adapter:
+            return self.parent.tokenizer()
         if self.foreign:
             return self.foreign.tokenizer()
         return tokenizers.load(self.path / 'tokenizer')
@@ -54,7 +63,7 @@ class Base:
     def template(self):
         """Its ChatTemplate, or None."""
         if not self.foreign:
-            return chat.read_template(self.path / 'tokenizer')
+            return chat.read_template(self.adapter or self.path / 'tokenizer')
         source = self.foreign.chat_template
         return chat.ChatTemplate(self.path.name, source, derived=True) if source else None
 
@@ -78,6 +87,9 @@ def open_base(path, checkpoint='best', what='the model'):
     if path.is_file() or not (path / 'lineage.json').exists() and list(path.glob('*.safetensors')):
         foreign = convert.open_model(path)
         return Base(path, foreign.model, 0, foreign.fingerprint, foreign=foreign)
+    if (path / RACK_FILE).exists():
+        rack = json.loads((path / RACK_FILE).read_text())
+        return open_rack(path, rack['active']) if rack['active'] else rack_base(path, rack)
     if not (path / 'config.json').exists():
         raise InputError(f'{what}: {path} is no run directory (no config.json there) and holds no '
                          '*.safetensors; give the --workdir of a run, or a model file')
@@ -90,6 +102,37 @@ def open_base(path, checkpoint='best', what='the model'):
     settings = lora_settings(config)
     parent = parent_base(path, record) if settings else None
     return Base(path, model, step, record['fingerprint'], lora=settings, parent=parent)
+
+
+def rack_base(path, rack):
+    """The Base of a rack of adapters, checked to be the one that they were made for."""
+    about = rack['base']
+    base = open_base(about['path'], checkpoint=about['step'] or 'best', what=f'the base of {path}')
+    if base.fingerprint != about['fingerprint']:
+        raise InputError(f'{path} holds adapters for {about["path"]} with fingerprint '
+                         f'{about["fingerprint"][:12]}, and what is there now is another model '
+                         f'({base.fingerprint[:12]}); bring the old one back')
+    return base
+
+
+def open_rack(path, name):
+    """The Base of one adapter of a rack."""
+    rack = json.loads((path / RACK_FILE).read_text())
+    base, settings = rack_base(path, rack), rack['adapters'][name]['lora']
+    settings = lora.LoraConfig(**settings | {'targets': tuple(settings['targets'])})
+    return Base(path, base.model, base.step, base.fingerprint, lora=settings, parent=base,
+                adapter=path / name)
+
+
+def lora_dict(settings):
+    """A LoraConfig as JSON."""
+    return dataclasses.asdict(settings) | {'targets': list(settings.targets)}
+
+
+def flat(tree):
+    """{'layers/layer_0/...': array} of nested dicts."""
+    return {'/'.join(entry.key for entry in path): np.asarray(x)
+            for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def matching_base(config):
@@ -184,9 +227,18 @@ def load_parts(base, mesh):
     """(frozen base as it is stored, adapter) of a Base with an adapter."""
     with jax.set_mesh(mesh):
         frozen = lora.prepare_base(load_plain(base.parent, mesh), base.lora)
+        if base.adapter:
+            return frozen, _of_rack(base, mesh)
         shapes = jax.eval_shape(
             lambda params: lora.init_adapter(jax.random.key(0), params, base.lora), frozen)
     return frozen, saved_params(base, placed(shapes, mesh))
+
+
+def _of_rack(base, mesh):
+    with np.load(base.adapter / ADAPTER_FILE, allow_pickle=False) as stored:
+        tree = flax.traverse_util.unflatten_dict(
+            {tuple(name.split('/')): stored[name] for name in stored.files})
+    return jax.device_put(tree, shardings(transformer.param_axes(tree), tree, mesh))
 
 
 def load_assembled(base, mesh):
@@ -203,3 +255,15 @@ def saved_params(base, like):
     config = json.loads((base.path / 'config.json').read_text())
     part = 'ema' if config['optim']['ema_decay'] else 'params'
     return load_params(base.path / 'checkpoints', like, step=base.step, part=part)[0]
+
+
+def tensor_hashes(params):
+    """{path: sha256 of the tensor's bytes}."""
+    return {'/'.join(entry.key for entry in path): hashlib.sha256(
+        np.asarray(x).tobytes()).hexdigest()
+        for path, x in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def hash_of(hashes):
+    """One hash of all tensors."""
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()

@@ -8,9 +8,13 @@ import subprocess
 from typing import NamedTuple
 
 from jaxllm.config import fingerprint, write_atomic
+from jaxllm.train.progress import stage as say
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets',
              'ml_collections', 'chex', 'grain', 'tokenizers', 'numpy')
+
+
+DESCENDANTS = 'descendants.jsonl'  # of a run: what was made from it
 
 
 class Parent(NamedTuple):
@@ -39,7 +43,20 @@ def write_lineage(workdir, config, *, roles=(), **facts):
                    for role, parent in dict(roles).items()}
         lineage = {'stage': config.stage, 'fingerprint': fingerprint(config), 'parents': parents,
                    **facts, **session, 'sessions': [session]}
+        _tell_parents(workdir, dict(roles))
     write_atomic(workdir / 'lineage.json', json.dumps(lineage, indent=1))
+
+
+def _tell_parents(workdir, roles):
+    """Adds this run to the list of descendants of each parent run that can be written to."""
+    for role, parent in roles.items():
+        if (pathlib.Path(parent.run) / 'lineage.json').exists():
+            line = json.dumps({'role': role, 'run': str(pathlib.Path(workdir).resolve())}) + '\n'
+            try:
+                with open(pathlib.Path(parent.run) / DESCENDANTS, 'a', encoding='utf-8') as file:
+                    file.write(line)
+            except OSError as error:
+                say(f'{parent.run} cannot be told of its descendant: {error}')
 
 
 def read_lineage(run):
