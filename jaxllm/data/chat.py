@@ -162,6 +162,14 @@ def text(template, messages, tokenizer, *, add_generation_prompt=False, tools=No
                                                    add_generation_prompt, tools))
 
 
+def check_marked(template):
+    """Raises InputError unless a template says which tokens to learn."""
+    if not (template.marked or template.derived):
+        raise InputError(f'chat template {template.name} has no generation marks, so that nothing '
+                         'says which tokens to learn; put {% generation %} and '
+                         '{% endgeneration %} around what the assistant says and its end token')
+
+
 def render(template, messages, tokenizer, *, add_generation_prompt=False, train=True, tools=None):
     """Token ids, loss weights and roles of a conversation.
 
@@ -174,10 +182,8 @@ def render(template, messages, tokenizer, *, add_generation_prompt=False, train=
     Raises:
       InputError: the template takes no such conversation, or has no generation marks.
     """
-    if train and not (template.marked or template.derived):
-        raise InputError(f'chat template {template.name} has no generation marks, so that nothing '
-                         'says which tokens to learn; put {% generation %} and '
-                         '{% endgeneration %} around what the assistant says and its end token')
+    if train:
+        check_marked(template)
     pieces = _pieces(template, messages, tokenizer, add_generation_prompt, tools)
     ids, weights, roles = [], [], []
     open_answer = False  # behind an assistant's text whose end token has not come yet
@@ -235,13 +241,18 @@ def _pieces(template, messages, tokenizer, add_generation_prompt, tools):
             learned = part == begin
         elif part == close or part in by_open:
             if (part == close) == (role == TEMPLATE):
-                raise InputError(f'chat template {template.name} takes the text of messages apart, '
-                                 'so that it is unknown which part a person wrote; use a template '
-                                 'that leaves it whole')
+                raise _apart(template)
             role = TEMPLATE if part == close else by_open[part]
         elif part:
             pieces.append(_Piece(part, role, learned))
+    if role != TEMPLATE:
+        raise _apart(template)
     return pieces
+
+
+def _apart(template):
+    return InputError(f'chat template {template.name} takes the text of messages apart, so that it '
+                      'is unknown which part a person wrote; use a template that leaves it whole')
 
 
 def _unused_marks(messages, template):

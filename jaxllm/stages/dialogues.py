@@ -71,10 +71,7 @@ def template_of(name, base, tokenizer):
     template = chat.load_template(name) if name else base.template()
     if template is None:
         template = chat.load_template('chatml_bos')
-    if not (template.marked or template.derived):
-        raise InputError(f'chat template {template.name} has no generation marks, so that nothing '
-                         'says which tokens to learn; put {% generation %} and '
-                         '{% endgeneration %} around what the assistant says and its end token')
+    chat.check_marked(template)
     chat.stop_ids(template, tokenizer)
     return template
 

@@ -136,8 +136,8 @@ def _split(records, config):
     wanted = max(round(config.holdout_share * len(records)),
                  min(config.min_holdout, len(records) // 3), 1)
     wanted = min(wanted, config.max_holdout)
-    key = lambda root: hashlib.blake2b(similar.normal(records[root].request).encode(),
-                                       digest_size=8).digest()
+    key = lambda root: min(hashlib.blake2b(similar.normal(records[i].request).encode(),
+                                           digest_size=8).digest() for i in members[root])
     held = set()
     for root in sorted(members, key=key):
         if len(held) + len(members[root]) <= wanted or not held:
