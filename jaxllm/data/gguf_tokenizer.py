@@ -61,8 +61,8 @@ def _byte_level(fields, tokens, kinds, path):
     """Byte-level BPE, as GPT-2 and its heirs have it."""
     pre = fields.get('tokenizer.ggml.pre', 'default')
     if pre not in _PRE:
-        raise InputError(f'{path} cuts text in the way {pre!r}, which is not known; expected one of '
-                         f'{", ".join(_PRE)}; use the Hugging Face weights instead')
+        raise InputError(f'{path} cuts text in the way {pre!r}, which is not known; expected one '
+                         f'of {", ".join(_PRE)}; use the Hugging Face weights instead')
     bytes_ = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True,
               'use_regex': _PRE[pre] in ('', 'digits')}
     cuts = []

@@ -10,8 +10,8 @@ A store is one folder:
     {train,validation}.documents.jsonl id, source, license and origin of each document
     {train,validation}.weights.bin     uint8 [tokens], loss weight of each; of conversations only
 
-Each document is `[BOS] text tokens [EOS]`, or a conversation as its template renders it. The numbers
-are little-endian.
+Each document is `[BOS] text tokens [EOS]`, or a conversation as its template renders it. The
+numbers are little-endian.
 """
 
 import contextlib

@@ -75,8 +75,8 @@ class Subject:
     """The model that is evaluated; it answers each question once, however many suites ask it.
 
     template, stop_ids: of a chat model, which gets questions as messages; texts to be continued it
-    gets as they are, like any other. world: its World, or None. documents: perplexity.Documents for bits per byte; items: of the
-    user; run: the run directory.
+    gets as they are, like any other. world: its World, or None. documents: perplexity.Documents for
+    bits per byte; items: of the user; run: the run directory.
     """
     params: Any
     cfg: Any

@@ -6,9 +6,9 @@
 
 An adapter is a tree of its own with the paths of the base's linear layers: {'lora_a' [*inputs, R],
 'lora_b' [R, *features], DoRA's 'magnitude' [*features]}, and with `train_embeddings` the whole
-token table (and an untied head). `combine` lays it over the base without touching the base's arrays;
-a Linear that finds 'lora_a' beside its kernel adds the low-rank path, so that nothing of W's shape
-is computed for it, forward or backward. `merge` makes plain parameters.
+token table (and an untied head). `combine` lays it over the base without touching the base's
+arrays; a Linear that finds 'lora_a' beside its kernel adds the low-rank path, so that nothing of
+W's shape is computed for it, forward or backward. `merge` makes plain parameters.
 """
 
 import dataclasses
@@ -116,6 +116,11 @@ def init_adapter(key, params, lora):
         if 'head' in params:
             adapter['head'] = {'kernel': jnp.copy(params['head']['kernel'])}
     return adapter
+
+
+def num_trainable(adapter):
+    """How many numbers are trained."""
+    return sum(x.size for x in jax.tree.leaves(adapter))
 
 
 def _column_norms(path, leaves):

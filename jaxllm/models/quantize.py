@@ -1,13 +1,13 @@
 """Smaller storage of frozen kernels: bfloat16, int8 per output channel, or 4-bit NormalFloat.
 
-A kernel [*inputs, *features] becomes other leaves beside its bias, and a Linear turns them back into
-numbers of the compute dtype, layer by layer, so that one layer at a time is dense:
+A kernel [*inputs, *features] becomes other leaves beside its bias, and a Linear turns them back
+into numbers of the compute dtype, layer by layer, so that one layer at a time is dense:
 
     int8   kernel_int8 [*inputs, *features] int8, kernel_scale [*features] float32
            W = kernel_int8 * kernel_scale
     nf4    kernel_nf4 [*inputs, ..., last / 2] uint8 (the even element in the low four bits),
-           kernel_absmax [*inputs, ..., last / block] float32, blocks of at most 64 along the last axis
-           W = NF4[code] * kernel_absmax of its block
+           kernel_absmax [*inputs, ..., last / block] float32, blocks of at most 64 along the last
+           axis W = NF4[code] * kernel_absmax of its block
 
 Stacked layers have their leading axis as everywhere.
 """
@@ -48,8 +48,8 @@ NF4 = _nf4_table()
 def block_size(size):
     """Elements per block along an axis of `size`: its largest even divisor up to BLOCK."""
     if size % 2:
-        raise InputError(f'nf4 stores two numbers per byte along the last axis of a kernel, and one '
-                         f'has {size} there; use base=int8')
+        raise InputError(f'nf4 stores two numbers per byte along the last axis of a kernel, and '
+                         f'one has {size} there; use base=int8')
     return max(b for b in range(2, min(BLOCK, size) + 1, 2) if size % b == 0)
 
 

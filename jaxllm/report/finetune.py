@@ -1,10 +1,10 @@
 """report.html of fine-tuning on your own data, for people who do not program, from finetune.json.
 
 finetune.json: data, model, run (paths); prepare {counts, findings}; candidates [rows]; method;
-budgets [Budget as dict]; measured {peak_bytes, seconds, tokens_per_second}; settings, reasons {name:
-value, why}; measure, shape (in words); compared {name: of evals.finetune.compare}; val [[step,
-nats]]; gap, gap_before; stops; advice [{kind, text, command}]; sweep [{name, val_loss}]; before, after
-(what each model was asked and answered); minutes.
+budgets [Budget as dict]; measured {peak_bytes, seconds, tokens_per_second}; settings, reasons
+{name: value, why}; measure, shape (in words); compared {name: of evals.finetune.compare}; val
+[[step, nats]]; gap, gap_before; stops; advice [{kind, text, command}]; sweep [{name, val_loss}];
+before, after (what each model was asked and answered); minutes.
 """
 
 import json

@@ -161,9 +161,9 @@ def method(found):
              'chosen': 'yes' if row['method'] == found['method'] else ''}
             for row in found['budgets']]
     seen = found['measured']
-    return (f'{page.table(rows)}<p class="card below">Measured: {bytes_text(seen["peak_bytes"])} of '
-            f'memory at its peak (with Python and all programs), {seen["seconds"] / 60:.1f} minutes '
-            f'of training and validation, {seen["tokens_per_second"]:,.0f} tokens per second.</p>')
+    return (f'{page.table(rows)}<p class="card below">Measured: {bytes_text(seen["peak_bytes"])} '
+            f'of memory at its peak (with Python and all programs), {seen["seconds"] / 60:.1f} '
+            f'minutes of training and validation, {seen["tokens_per_second"]:,.0f} tokens per second.</p>')
 
 
 def training(found, steps):
@@ -183,8 +183,8 @@ def training(found, steps):
             {'run': row['name'], 'lowest validation loss': round(row['val_loss'], 4),
              'best': 'yes' if row['val_loss'] == best else ''} for row in found['sweep']])
     return (f'{page.table(rows)}<div class="charts below">{charts}</div>'
-            '<p class="quiet">Where the watching records rise while the learned ones fall, the model '
-            'learns by heart; the best moment is kept.</p>' + sweep)
+            '<p class="quiet">Where the watching records rise while the learned ones fall, the '
+            'model learns by heart; the best moment is kept.</p>' + sweep)
 
 
 def advice(found):
@@ -231,9 +231,9 @@ def glossary():
     """Terms in plain words."""
     words = {
         'token': 'a piece of text, about three quarters of an English word',
-        'surprise (nats per token)': 'how unlikely the model finds the next token of a right answer: '
-        'minus the natural logarithm of its probability, on average; 0.1 less is about 10% more '
-        'likely per token',
+        'surprise (nats per token)': 'how unlikely the model finds the next token of a right '
+        'answer: minus the natural logarithm of its probability, on average; 0.1 less is about 10% '
+        'more likely per token',
         'held out': 'records that were kept away from training, so that the model cannot know them',
         'interval (95%)': 'the range in which the difference would lie for most other choices of '
         'held-out records; if it holds 0, chance alone could explain what is seen',

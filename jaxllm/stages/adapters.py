@@ -1,8 +1,8 @@
 """Adapters as artefacts: the verbs `adapters` and `export`.
 
 A rack is a directory with adapters.json and a copy of each adapter; its base is named, with its
-fingerprint, and never copied or changed. Adapters are small: the copies make a rack outlive the runs
-that its adapters come from.
+fingerprint, and never copied or changed. Adapters are small: the copies make a rack outlive the
+runs that its adapters come from.
 """
 
 import json
@@ -159,8 +159,8 @@ def _remove(path, args):
     if before != after:
         raise InputError(f'{base.path} changed while {args.name} was removed; bring it back from a '
                          'copy')
-    print(f'{args.name} removed; active: {rack["active"] or "the bare base"}. The base has the same '
-          f'{len(after)} tensors as before (sha256 {bases.hash_of(after)[:16]})')
+    print(f'{args.name} removed; active: {rack["active"] or "the bare base"}. The base has the '
+          f'same {len(after)} tensors as before (sha256 {bases.hash_of(after)[:16]})')
 
 
 def _chosen(path, args):

@@ -136,8 +136,8 @@ def revert(args):
     """The verb `revert`: prints the path of what a run was made from, if that is still there."""
     path = pathlib.Path(args.path).resolve()
     if not (path / 'lineage.json').exists():
-        raise InputError(f'{path} is no run that has begun (no lineage.json there), so that nothing '
-                         'is known of what came before it')
+        raise InputError(f'{path} is no run that has begun (no lineage.json there), so that '
+                         'nothing is known of what came before it')
     parents = lineage.read_lineage(path)['parents']
     if 'init_from' not in parents:
         raise InputError(f'{path} was trained from random weights: there is no model before it to '
@@ -201,8 +201,8 @@ def delete(args):
     """The verb `delete`."""
     path = pathlib.Path(args.path).resolve()
     if not (path / 'config.json').exists() or not (path / '.lock').exists():
-        raise InputError(f'{path} is no run directory (no config.json and .lock there); nothing was '
-                         'deleted')
+        raise InputError(f'{path} is no run directory (no config.json and .lock there); nothing '
+                         'was deleted')
     children = descendants(path, args.search)
     if children and not args.force:
         named = ', '.join(f'{place} ({role})' for role, place in children[:5])

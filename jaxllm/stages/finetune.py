@@ -34,7 +34,7 @@ from jaxllm.stages import dialogues as stores
 from jaxllm.stages import finetune_settings as settings
 from jaxllm.stages.run import claimed, execute
 from jaxllm.train import flops
-from jaxllm.train.budget import budget
+from jaxllm.train.budget import budget, bytes_text
 from jaxllm.train.metrics import read_jsonl
 from jaxllm.train.progress import stage as say
 
@@ -118,7 +118,7 @@ def run(config, workdir):
         'data': config.data, 'model': str(base.path), 'run': str(workdir / 'sft'),
         'prepare': json.loads((workdir / 'prepare' / 'prepare.json').read_text()),
         'candidates': candidates, 'rule': choosing.RULE, 'method': config.method,
-        'budgets': [dataclasses.asdict(row) | {'total': row.total} for row in budgets],
+        'budgets': [dataclasses.asdict(row) for row in budgets],
         'measured': _measured(workdir) | {'seconds': seconds},
         'settings': {key: value for key, value in dataclasses.asdict(chosen).items()
                      if key != 'reasons'}, 'reasons': chosen.reasons,
@@ -168,7 +168,6 @@ def _budgets(base, chosen):
 
 
 def _budget_text(row):
-    from jaxllm.train.budget import bytes_text
     return (f'  {row.method:<6} about {bytes_text(row.total):>8} of memory and '
             f'{row.seconds / 60:.1f} minutes; {row.trained:,} parameters trained')
 

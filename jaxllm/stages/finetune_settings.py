@@ -5,7 +5,7 @@ import math
 
 from jaxllm.errors import InputError
 from jaxllm.stages.sft_config import dialogue_source, sft_config, text_source
-from jaxllm.train.budget import embedding_params, linear_sizes
+from jaxllm.train.memory import num_params
 
 METHODS = ('lora', 'qlora', 'full')
 _STEPS_PER_EPOCH = 24      # at least, so that a few epochs are enough updates
@@ -54,9 +54,7 @@ def choose(wanted, method, model, lengths):
     Args:
       wanted: Wanted. method: of METHODS. lengths: tokens of each training record.
     """
-    reasons = {}
-    size = model.num_layers * sum(i * o for _, i, o in linear_sizes(model)) + embedding_params(
-        model)
+    reasons, size = {}, num_params(model)
 
     def pick(name, value, why):
         given = getattr(wanted, name)

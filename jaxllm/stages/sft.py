@@ -167,11 +167,18 @@ def run(config, workdir):
             workdir, source, Hooks(evaluate, sample), params=start, frozen=frozen,
             data_fingerprint=source.fingerprint,
             tokens_per_step=train.batch_size * data.seq_len,
-            flops_per_token=flops.train_flops_per_token(setup.model, data.seq_len))
+            flops_per_token=_flops_per_token(setup, data.seq_len))
         stops = dialogues.stop_check(setup, setup.assemble(hooks.weights(state), frozen), config)
     if jax.process_index() == 0:
         write_atomic(workdir / 'stops.json', json.dumps(stops, indent=1, ensure_ascii=False))
         say(stops['text'])
+
+
+def _flops_per_token(setup, seq_len):
+    if setup.lora is None:
+        return flops.train_flops_per_token(setup.model, seq_len)
+    return flops.adapter_train_flops_per_token(setup.model, setup.trainer.state_shape.trainable,
+                                               seq_len)
 
 
 def _weights(config, setup, resuming):

@@ -1,9 +1,9 @@
 """The one training loop. All side effects of training happen here and in the writers it is given.
 
-Order at each step: evaluate, sample, save, take the next batch, step. A run ends after num_steps, or
-at an evaluation that is `patience` evaluations behind the best one. Metrics of a step are fetched
-after the next one was dispatched, so that the accelerator never waits for Python. A save drains
-them first, so that a resumed run writes the same lines as one that was never interrupted.
+Order at each step: evaluate, sample, save, take the next batch, step. A run ends after num_steps,
+or at an evaluation that is `patience` evaluations behind the best one. Metrics of a step are
+fetched after the next one was dispatched, so that the accelerator never waits for Python. A save
+drains them first, so that a resumed run writes the same lines as one that was never interrupted.
 """
 
 import dataclasses

@@ -6,6 +6,11 @@ import pathlib
 import random
 import subprocess
 import sys
+import time
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
 
 from jaxllm import main
 
@@ -83,3 +88,51 @@ def losses(workdir):
 def checkpoint_steps(workdir):
     return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir()
                   if path.name.isdigit())
+
+
+def checkpoint(workdir, step):
+    """Everything in a checkpoint, as (arrays by path, metadata)."""
+    reader = ocp.training.Checkpointer(workdir / 'checkpoints')
+    found = reader.checkpointables_metadata(step)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])),
+        dict(found.metadata))
+    state = reader.load_checkpointables(step, like)
+    reader.close()
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x
+            in jax.tree_util.tree_leaves_with_path(state)}, found.custom_metadata
+
+
+def assert_same_run(workdir, whole, step):
+    """Equal metrics, samples and checkpoints, to the last bit."""
+    for file in ('metrics.jsonl', 'samples.jsonl'):
+        assert (workdir / file).read_bytes() == (whole / file).read_bytes(), file
+    (got, got_meta), (want, want_meta) = checkpoint(workdir, step), checkpoint(whole, step)
+    assert got.keys() == want.keys()
+    for name, x in want.items():
+        assert got[name].dtype == x.dtype and got[name].tobytes() == x.tobytes(), name
+    for meta in (got_meta, want_meta):
+        meta['offsets'].pop('perf')  # times differ in length
+    assert got_meta == want_meta
+    assert any("'mu'" in name for name in want) and any("'guard'" in name for name in want)
+    return want
+
+
+def last_step(workdir):
+    """The step of the last whole line of metrics.jsonl, or -1."""
+    try:
+        lines = (workdir / 'metrics.jsonl').read_bytes().split(b'\n')[:-1]
+    except FileNotFoundError:
+        return -1
+    return int(lines[-1].split(b':')[1].split(b',')[0]) if lines else -1
+
+
+def wait_for(condition, process, timeout_s=120):
+    """Waits until the condition holds; False if the process ended before."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < end, 'nothing happened'
+        time.sleep(0.001)
+    return True

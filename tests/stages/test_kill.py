@@ -29,56 +29,13 @@ def whole(tmp_path_factory, shared_cache, text):
     return workdir
 
 
-def _checkpoint(workdir, step):
-    """Everything in a checkpoint, as (arrays by path, metadata)."""
-    reader = ocp.training.Checkpointer(workdir / 'checkpoints')
-    found = reader.checkpointables_metadata(step)
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])),
-        dict(found.metadata))
-    state = reader.load_checkpointables(step, like)
-    reader.close()
-    return {jax.tree_util.keystr(path): np.asarray(x) for path, x
-            in jax.tree_util.tree_leaves_with_path(state)}, found.custom_metadata
-
-
-def _assert_same_run(workdir, whole, step=STEPS):
-    for file in ('metrics.jsonl', 'samples.jsonl'):
-        assert (workdir / file).read_bytes() == (whole / file).read_bytes(), file
-    (got, got_meta), (want, want_meta) = _checkpoint(workdir, step), _checkpoint(whole, step)
-    assert got.keys() == want.keys()
-    for name, x in want.items():
-        assert got[name].dtype == x.dtype and got[name].tobytes() == x.tobytes(), name
-    for meta in (got_meta, want_meta):
-        meta['offsets'].pop('perf')  # times differ in length
-    assert got_meta == want_meta
-    assert any('ema' in name for name in want) and any("'mu'" in name for name in want)
-    assert any("'guard'" in name for name in want)
-
-
-def _last_step(workdir):
-    """The step of the last whole line of metrics.jsonl, or -1."""
-    try:
-        lines = (workdir / 'metrics.jsonl').read_bytes().split(b'\n')[:-1]
-    except FileNotFoundError:
-        return -1
-    return int(lines[-1].split(b':')[1].split(b',')[0]) if lines else -1
+def _assert_same(workdir, whole, step=STEPS):
+    assert any('ema' in name for name in runs.assert_same_run(workdir, whole, step))
 
 
 def _is_saving(workdir):
     folder = workdir / 'checkpoints'
     return folder.exists() and any('tmp' in path.name for path in folder.iterdir())
-
-
-def _wait_for(condition, process, timeout_s=120):
-    """Waits until the condition holds; False if the process ended before."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        if process.poll() is not None:
-            return False
-        assert time.monotonic() < end, 'nothing happened'
-        time.sleep(0.001)
-    return True
 
 
 def test_twenty_kills_leave_no_trace(tmp_path, text, whole):
@@ -99,14 +56,14 @@ def test_twenty_kills_leave_no_trace(tmp_path, text, whole):
         if moment == 'start':
             time.sleep(rng.uniform(0.2, 4.0))
         elif number < 3:  # while the first files come into being
-            alive = _wait_for((workdir / moment).exists, process)
+            alive = runs.wait_for((workdir / moment).exists, process)
             time.sleep(rng.uniform(0.0, 0.02))
         else:
             # By then the lines and torn saves of the attempt before are gone.
-            alive = _wait_for(lambda log=log: 'compiled in' in log.read_text(), process)
-            alive = alive and _wait_for(lambda at=target: _last_step(workdir) >= at, process)
+            alive = runs.wait_for(lambda log=log: 'compiled in' in log.read_text(), process)
+            alive = alive and runs.wait_for(lambda at=target: runs.last_step(workdir) >= at, process)
             if moment == 'save':
-                alive = alive and _wait_for(lambda: _is_saving(workdir), process)
+                alive = alive and runs.wait_for(lambda: _is_saving(workdir), process)
                 time.sleep(rng.uniform(0.0, 0.01))
             else:
                 time.sleep(rng.uniform(0.0, 0.03))
@@ -116,7 +73,7 @@ def test_twenty_kills_leave_no_trace(tmp_path, text, whole):
         torn += _is_saving(workdir)
     assert torn >= 1  # kills came in the middle of a save, too
     runs.run(command)
-    _assert_same_run(workdir, whole)
+    _assert_same(workdir, whole)
     assert not _is_saving(workdir)
 
 
@@ -125,7 +82,7 @@ def test_a_signal_saves_before_the_run_stops(tmp_path, text, whole, signum):
     workdir = tmp_path / 'run'
     command = runs.argv(workdir, text, **SETTINGS)
     process = runs.start(command)
-    assert _wait_for(lambda: _last_step(workdir) >= 7, process)
+    assert runs.wait_for(lambda: runs.last_step(workdir) >= 7, process)
     process.send_signal(signum)
     code, _, err = runs.finish(process)
     assert code == 128 + signum, err
@@ -134,7 +91,7 @@ def test_a_signal_saves_before_the_run_stops(tmp_path, text, whole, signum):
     assert stopped == runs.records(workdir)[-1]['step']  # nothing that was computed is lost
     _, err = runs.run(command)
     assert f'going on from step {stopped}' in err
-    _assert_same_run(workdir, whole)
+    _assert_same(workdir, whole)
 
 
 def _largest_files(folder, count):
@@ -167,7 +124,7 @@ def half(tmp_path_factory, shared_cache, text):
     workdir = pathlib.Path(tmp_path_factory.mktemp('half') / 'run')
     command = runs.argv(workdir, text, **SETTINGS)
     process = runs.start(command, JAXLLM_CACHE=str(shared_cache))
-    assert _wait_for(lambda: _last_step(workdir) >= 20, process)
+    assert runs.wait_for(lambda: runs.last_step(workdir) >= 20, process)
     process.terminate()
     runs.finish(process)
     return workdir
@@ -185,7 +142,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(tmp_path, text
     assert f'checkpoint {newest} could not be read' in err
     assert f'going on from step {older}' in err
     assert (workdir / f'damaged-{newest}').is_dir()
-    _assert_same_run(workdir, whole)
+    _assert_same(workdir, whole)
     (note,) = runs.records(workdir, 'note', 'perf.jsonl')
     assert f'checkpoint {newest}' in note['text'] and note['step'] == older
     assert f'damaged-{newest}' in (workdir / 'report.html').read_text()

@@ -72,7 +72,8 @@ def contradictions(records, config):
     if not found:
         return []
     return [Finding('contradiction', WARNING, f'another answer to a question than in an '
-                    f'earlier record: {many(found)}; the model cannot learn both', places(found), tuple(examples[:5]))]
+                    f'earlier record: {many(found)}; the model cannot learn both', places(found),
+                    tuple(examples[:5]))]
 
 
 @functools.cache
@@ -127,8 +128,8 @@ def lengths(records, config, count_tokens=None, context=0):
     if count_tokens and context:
         long = [x for x in records if count_tokens(x) > context]
         if long:
-            out.append(Finding('too_long', WARNING, f'more than {context} tokens, so that they are cut '
-                               f'in training: {many(long)}; raise seq_len or split them', places(long)))
+            out.append(Finding('too_long', WARNING, f'more than {context} tokens, so that they are '
+                               f'cut in training: {many(long)}; raise seq_len or split them', places(long)))
     return out
 
 

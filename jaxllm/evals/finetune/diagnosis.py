@@ -62,13 +62,13 @@ def _settings(facts, compared):
         yield Advice(SETTINGS, f'the validation loss was still falling at the end ({last:.3f}): '
                      'train longer', f'--epochs={max(2, round(2 * facts.epochs))}')
     if last > best + 0.05 * max(first - best, 1e-9):
-        yield Advice(SETTINGS, f'over-fitting: the validation loss rose from {best:.3f} (step {at}) '
-                     f'to {last:.3f}; the best checkpoint was kept. Fewer epochs save time, a '
-                     'smaller rank may help', f'--epochs={max(1, round(facts.epochs / 2))}')
+        yield Advice(SETTINGS, f'over-fitting: the validation loss rose from {best:.3f} (step '
+                     f'{at}) to {last:.3f}; the best checkpoint was kept. Fewer epochs save time, '
+                     'a smaller rank may help', f'--epochs={max(1, round(facts.epochs / 2))}')
     elif facts.gap > 0.5 * best:
         yield Advice(SETTINGS, f'the model is more surprised by held-out answers than by training '
-                     f'ones by {facts.gap:.2f} nats per token: it learns by heart. Fewer epochs, or '
-                     'more varied data', f'--epochs={max(1, round(facts.epochs / 2))}')
+                     f'ones by {facts.gap:.2f} nats per token: it learns by heart. Fewer epochs, '
+                     'or more varied data', f'--epochs={max(1, round(facts.epochs / 2))}')
     if 'stopped' in compared and compared['stopped']['after'] < 0.8:
         yield Advice(SETTINGS, f'only {compared["stopped"]["after"]:.0%} of the answers end by '
                      'themselves: train longer, and see that answers are not cut off '
@@ -115,8 +115,8 @@ def _data(facts, compared):
 
 def _retrain(facts, compared):
     if _verdict(compared, 'nll') != 'better' and facts.num_train >= 100:
-        yield Advice(RETRAIN, 'no gain on held-out records with enough data: the base may lack what '
-                     'the task needs; compare other bases before training again',
+        yield Advice(RETRAIN, 'no gain on held-out records with enough data: the base may lack '
+                     'what the task needs; compare other bases before training again',
                      '--model=ANOTHER --model=YETANOTHER')
     if _verdict(compared, 'nll') == 'better' and _verdict(compared, 'score') == 'worse':
         yield Advice(RETRAIN, 'the right answers have become likelier and the given answers worse: '

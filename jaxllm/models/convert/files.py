@@ -77,8 +77,8 @@ def _safetensors_files(folder):
     files = sorted(folder.glob('*.safetensors'))
     if not files:
         if any(list(folder.glob(pattern)) for pattern in _PICKLED):
-            raise InputError(f'{folder} holds pickled weights, which can run any code when they are '
-                             'opened and are never read; save them anew with '
+            raise InputError(f'{folder} holds pickled weights, which can run any code when they '
+                             'are opened and are never read; save them anew with '
                              'model.save_pretrained(folder), which writes safetensors')
         raise InputError(f'{folder} holds no *.safetensors; expected a folder that '
                          'save_pretrained has written')
@@ -105,8 +105,8 @@ class GgufFile:
                                             t.tensor_type.name, int(t.data_offset), int(t.n_bytes))
                             for t in reader.tensors}
         except Exception as error:  # whatever a damaged file makes the reader raise
-            raise InputError(f'{path} cannot be read as GGUF ({error}): it is truncated or damaged; '
-                             'download it again') from error
+            raise InputError(f'{path} cannot be read as GGUF ({error}): it is truncated or '
+                             'damaged; download it again') from error
         size = path.stat().st_size
         for name, stored in self.tensors.items():
             if stored.offset + stored.num_bytes > size:

@@ -1,7 +1,8 @@
 """Which tensor of a Hugging Face model or a GGUF file is which leaf of our parameter tree.
 
 A kernel of ours is [*inputs, *features], theirs is [out, in] (or [in, out] in GPT-2's own files):
-transposing and reshaping turns one into the other. GPT-2 has queries, keys and values in one tensor.
+transposing and reshaping turns one into the other. GPT-2 has queries, keys and values in one
+tensor.
 """
 
 import dataclasses
