@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxllm.models import low_rank, quantize
 from jaxllm.models.config import GATED
 from jaxllm.sharding import constrain
 
@@ -42,13 +43,16 @@ class Norm(nn.Module):
 
 
 def _last(w, ndim):
-    return w.reshape((1,) * (ndim - 1) + w.shape)
+    return w.reshape((1,) * (ndim - w.ndim) + w.shape)
 
 
 class Linear(nn.Module):
     """y = x W (+ b) over the last `in_dims` axes of x, into axes `features`.
 
-    `axes` names the output's logical axes; the kernel has shape [*inputs, *features].
+    `axes` names the output's logical axes; the kernel has shape [*inputs, *features]. In its place
+    may stand what `quantize` stores, and beside it the leaves of an adapter (`lora.combine`):
+
+        y = x W + (x A) B, with a magnitude m of DoRA times m / |W + A B|
     """
     features: tuple
     axes: tuple
@@ -59,13 +63,25 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x):
         inputs = x.shape[x.ndim - self.in_dims:]
-        kernel = self.param('kernel', scaled_normal(math.prod(inputs), self.gain),
-                            (*inputs, *self.features), jnp.float32)
-        contract = tuple(range(x.ndim - self.in_dims, x.ndim)), tuple(range(self.in_dims))
-        y = jax.lax.dot_general(x, kernel.astype(x.dtype), (contract, ((), ())))
+        # {} while the layer is being initialised.
+        leaves = self.variables['params'] if 'params' in self.variables else {}
+        matrix = quantize.stored(leaves)
+        if matrix and 'kernel' not in matrix:
+            y = quantize.frozen_dot(x, matrix, self.in_dims)
+        else:
+            kernel = self.param('kernel', scaled_normal(math.prod(inputs), self.gain),
+                                (*inputs, *self.features), jnp.float32)
+            y = low_rank.dot(x, kernel.astype(x.dtype), self.in_dims)
+        if 'lora_a' in leaves:
+            y = y + low_rank.update(x, leaves['lora_a'], leaves['lora_b'])
+        if 'magnitude' in leaves:
+            kernel = quantize.dequantise(matrix, tuple(range(self.in_dims)), x.dtype)
+            scale = low_rank.magnitude_scale(leaves['magnitude'], kernel, leaves['lora_a'],
+                                             leaves['lora_b'])
+            y = y * _last(scale, y.ndim).astype(y.dtype)
         if self.bias:
             bias = self.param('bias', nn.initializers.zeros, self.features, jnp.float32)
-            y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape).astype(y.dtype)
+            y = y + _last(bias, y.ndim).astype(y.dtype)
         return constrain(y, *self.axes)
 
 

@@ -89,15 +89,19 @@ def _decayed(params):
     """True for matrices and embeddings. By name and not by rank: a stack of norm scales [N, D] has
     two axes as well."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key in ('kernel', 'tokens', 'positions'), params)
+        lambda path, _: path[-1].key in ('kernel', 'tokens', 'positions', 'lora_a', 'lora_b'),
+        params)
 
 
 def _muon_dimensions(axes):
     """How Muon reads a parameter with logical `axes` as a (stack of) matrices; None: by AdamW.
 
     A kernel maps its first axes to its last ones. Embeddings, the head, norms and biases are left
-    to AdamW (Jordan 2024, https://kellerjordan.github.io/posts/muon).
+    to AdamW (Jordan 2024, https://kellerjordan.github.io/posts/muon), and so are the factors of an
+    adapter, which have an axis without a name: it is their product that is a weight matrix.
     """
+    if None in axes:
+        return None
     names = [a for a in axes if a != 'layers']
     if len(names) < 2 or 'd_model' not in names or 'vocab' in names or 'positions' in names:
         return None
