@@ -87,7 +87,8 @@ def quantise(kernel, inputs, kind):
     if kind == 'float32':
         return {'kernel': kernel}
     if kind == 'bfloat16':
-        return {'kernel_bfloat16': kernel.astype(jnp.bfloat16)}
+        return {'kernel_bfloat16': jax.lax.bitcast_convert_type(kernel.astype(jnp.bfloat16),
+                                                                jnp.uint16)}
     if kind == 'int8':
         scale = jnp.max(jnp.abs(kernel), axis=inputs, keepdims=True) / 127
         steps = jnp.round(kernel / jnp.where(scale > 0, scale, 1))
@@ -112,8 +113,9 @@ def dequantise(leaves, inputs, dtype):
         pairs = jnp.moveaxis(jnp.asarray(_PAIRS)[packed], -1, axis + 1)
         blocks = _split(pairs.reshape(shape), axis, shape[axis] // absmax.shape[axis])
         return (blocks * jnp.expand_dims(absmax, axis + 1)).reshape(shape).astype(dtype)
-    kernel, = leaves.values()
-    return kernel.astype(dtype)
+    if 'kernel_bfloat16' in leaves:
+        return jax.lax.bitcast_convert_type(leaves['kernel_bfloat16'], jnp.bfloat16).astype(dtype)
+    return leaves['kernel'].astype(dtype)
 
 
 def _split(x, axis, size):
