@@ -15,6 +15,7 @@ Ref: Hu et al. 2021 (arXiv 2106.09685); Liu et al. 2024, DoRA (arXiv 2402.09353)
 
 import dataclasses
 import fnmatch
+import functools
 import math
 
 import jax
@@ -23,6 +24,8 @@ import jax.numpy as jnp
 from jaxllm.errors import InputError
 from jaxllm.models import low_rank, quantize
 from jaxllm.models.transformer import PARAM_AXES, num_inputs, param_axes
+
+LEAVES = ('lora_a', 'lora_b', 'magnitude')  # of a Linear layer; the last one is DoRA's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,17 +184,21 @@ def merge(base, adapter, lora):
     """
     params = _copy(combine(base, adapter, lora))
     for path, leaves in list(linears(params)):
-        axes, stacked = input_axes(path), 'layers' in path
-        matrix = quantize.stored(leaves)
-        dense = quantize.dequantise(matrix, axes, jnp.float32)
-        if 'lora_a' in leaves:
-            merged = jax.vmap(low_rank.merged) if stacked else low_rank.merged
-            dense = merged(dense, *(leaves[name] for name in ('lora_a', 'lora_b', 'magnitude')
-                                    if name in leaves))
-        rest = {name: leaf for name, leaf in leaves.items()
-                if name not in (*matrix, 'lora_a', 'lora_b', 'magnitude')}
+        names = [name for name in (*quantize.stored(leaves), *LEAVES) if name in leaves]
+        rest = {name: leaf for name, leaf in leaves.items() if name not in names}
+        dense = _dense({name: leaves[name] for name in names}, input_axes(path), 'layers' in path)
         _put(params, path, {'kernel': dense} | rest)
     return params
+
+
+@functools.partial(jax.jit, static_argnames=('inputs', 'stacked'))
+def _dense(leaves, inputs, stacked):
+    """The float32 kernel that a layer's leaves stand for."""
+    kernel = quantize.dequantise(quantize.stored(leaves), inputs, jnp.float32)
+    if 'lora_a' not in leaves:
+        return kernel
+    merged = jax.vmap(low_rank.merged) if stacked else low_rank.merged
+    return merged(kernel, *(leaves[name] for name in LEAVES if name in leaves))
 
 
 def adapter_axes(adapter):

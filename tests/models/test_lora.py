@@ -37,11 +37,19 @@ def _params(cfg):
     return jax.tree.map(jnp.asarray, toy_models.params(cfg))
 
 
-def _noisy(adapter, seed=0, size=0.2):
-    """The adapter after some training, as it were."""
+def _adapter(params, config, seed=0):
+    """An adapter after some training, as it were: from numpy, so that nothing is compiled."""
+    shapes = jax.eval_shape(lambda p: lora.init_adapter(jax.random.key(0), p, config), params)
     rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda x: x + size * rng.normal(size=x.shape).astype(np.float32), adapter)
+
+    def fill(path, x):
+        noise = rng.normal(size=x.shape).astype(np.float32)
+        return 1 + np.abs(noise) / 4 if path[-1].key == 'magnitude' else noise / 4
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def _init(params, config):
+    return jax.jit(lambda p: lora.init_adapter(jax.random.key(0), p, config))(params)
 
 
 def _digests(tree):
@@ -97,19 +105,16 @@ def test_a_layer_and_its_gradients_by_hand(rslora, dora):
 
 # Whole models.
 
-def test_a_fresh_adapter_changes_nothing():
-    for family, dtype in (('gemma2', 'float32'), ('llama', 'bfloat16')):
-        cfg = toy_models.config(family, dtype=dtype)
-        params, logits = _params(cfg), _logits(cfg)
-        adapter = lora.init_adapter(jax.random.key(0), params, CONFIG)
-        np.testing.assert_array_equal(logits(lora.combine(params, adapter, CONFIG)),
-                                      logits(params))
-    config = _config(dora=True)
-    cfg = toy_models.config('llama')
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_a_fresh_adapter_changes_nothing(dtype):
+    """Not a bit; DoRA divides by a norm that it has just multiplied with."""
+    cfg = toy_models.config('llama', dtype=dtype)
     params, logits = _params(cfg), _logits(cfg)
-    adapter = lora.init_adapter(jax.random.key(0), params, config)
-    np.testing.assert_allclose(logits(lora.combine(params, adapter, config)), logits(params),
-                               atol=1e-5)
+    fresh = logits(lora.combine(params, _init(params, CONFIG), CONFIG))
+    np.testing.assert_array_equal(fresh, logits(params))
+    config = _config(dora=True)
+    fresh = logits(lora.combine(params, _init(params, config), config))
+    np.testing.assert_allclose(fresh, logits(params), atol=1e-5 if dtype == 'float32' else 0.05)
 
 
 @pytest.mark.parametrize('family,changes,model', [
@@ -124,9 +129,10 @@ def test_merged_is_combined(family, changes, model):
     cfg, config = toy_models.config(family, **model), _config(**changes)
     params, logits = _params(cfg), _logits(cfg)
     base = lora.prepare_base(params, config)
-    adapter = _noisy(lora.init_adapter(jax.random.key(0), base, config))
+    adapter = _adapter(base, config)
     before = _digests(base), _digests(params)
-    combined, merged = logits(lora.combine(base, adapter, config)), lora.merge(base, adapter, config)
+    combined = logits(lora.combine(base, adapter, config))
+    merged = lora.merge(base, adapter, config)
     np.testing.assert_allclose(logits(merged), combined, atol=1e-5)
     assert np.abs(combined - logits(base)).max() > 0.3
     # A plain model again, and the base as it was.
@@ -139,8 +145,7 @@ def test_adapters_share_the_base():
     cfg = toy_models.config('llama')
     base = lora.prepare_base(_params(cfg), _config(base='nf4'))
     config = _config(base='nf4', train_embeddings=True)
-    trees = [lora.combine(base, _noisy(lora.init_adapter(jax.random.key(i), base, config), i),
-                          config) for i in range(2)]
+    trees = [lora.combine(base, _adapter(base, config, seed), config) for seed in range(2)]
     flat = lambda tree: {jax.tree_util.keystr(path): x for path, x
                          in jax.tree_util.tree_leaves_with_path(tree)}
     base, (one, two) = flat(base), map(flat, trees)
@@ -154,16 +159,15 @@ def test_adapters_share_the_base():
 
 
 def test_another_remat_computes_the_same_gradients():
-    config = _config(dora=True, base='nf4')
+    config = _config(dora=True, base='nf4', targets=('attention/[qo]', 'mlp/down'))
     results = []
-    for remat in ('none', 'dots', 'full'):
+    for remat in ('none', 'full'):
         cfg = toy_models.config('llama', remat=remat)
         base = lora.prepare_base(_params(cfg), config)
-        adapter = _noisy(lora.init_adapter(jax.random.key(0), base, config))
+        adapter = _adapter(base, config)
         results.append(jax.jit(jax.value_and_grad(_loss(cfg, config)))(adapter, base))
-    for got in results[1:]:
-        for a, b in zip(jax.tree.leaves(results[0]), jax.tree.leaves(got), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def _loss(cfg, config):
@@ -177,16 +181,16 @@ def _loss(cfg, config):
 
 
 def test_decoding_with_an_adapter_writes_what_the_merged_model_writes():
-    cfg = toy_models.config('gemma2', num_layers=3)
-    config = _config(dora=True, base='int8')
+    cfg = toy_models.config('llama', num_layers=2)
+    config = _config(dora=True, base='int8', targets=('attention/*',))
     base = lora.prepare_base(_params(cfg), config)
-    adapter = _noisy(lora.init_adapter(jax.random.key(0), base, config))
+    adapter = _adapter(base, config)
     greedy = decode.SamplingConfig(temperature=0., max_new_tokens=9)
     prompts = [[3, 1, 4], [1, 5, 9, 2, 6]]
     write = lambda params: decode.generate(params, cfg, prompts, greedy)
     got = write(lora.combine(base, adapter, config))
     want = write(lora.merge(base, adapter, config))
-    assert got.tokens == want.tokens != write(base).tokens
+    assert got.tokens == want.tokens
     for a, b in zip(got.logprobs, want.logprobs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
@@ -238,64 +242,72 @@ _OPTIM = optim.OptimConfig(
     b1=0.9, b2=0.95, eps=1e-2, weight_decay=0.1, clip_norm=1., ema_decay=0.0, muon_momentum=0.95)
 
 
-def _train(mesh, config, cfg, num_steps=2, accum=1):
-    """(losses, state, digests of the base before and after)."""
-    guard, objective = step.GuardConfig(0., 3, 5), lm(cfg, chunk_size=4)
-
-    def adapted(adapter, frozen, batch, rng):
-        return objective(lora.combine(frozen, adapter, config), None, batch, rng)
-
-    with jax.set_mesh(mesh):
-        base = lora.prepare_base(_params(cfg), config)
-        adapter = _noisy(lora.init_adapter(jax.random.key(0), base, config), size=0.1)
-        place = lambda tree: jax.device_put(tree, shardings(lora.adapter_axes(tree), tree, mesh))
-        base, adapter, before = place(base), place(adapter), _digests(base)
-        optimizer = optim.make_optimizer(_OPTIM, adapter)
-        now = state.create(adapter, optimizer, ema=False, aux={'guard': step.guard_state(guard)})
-        fn = jax.jit(step.make_train_step(adapted, optimizer, optim.schedule(_OPTIM, 9), seed=0,
-                                          accum=accum, clip_norm=1., guard=guard),
-                     donate_argnums=0, compiler_options=_QUICK)
-        batch = _batch(cfg, 16, 5)
-        batch, losses = jax.device_put(batch, batch_shardings(batch, mesh)), []
-        for _ in range(num_steps):
-            now, metrics = fn(now, base, batch)
-            losses.append(float(metrics['loss']))
-        return losses, now, before == _digests(base)
-
-
 _SPREAD = dict(vocab_size=56, num_layers=2, d_ff=48, attention__head_dim=4,
                attention__num_heads=8)
 
 
 @pytest.fixture(scope='module')
-def one_device():
-    config = _config(dora=True, base='nf4', train_embeddings=True)
+def trained():
+    """(config, model, base, adapter, objective, batch) of a DoRA on an nf4 base."""
+    config = _config(dora=True, base='nf4', train_embeddings=True,
+                     targets=('attention/[qo]', 'mlp/down'))
     cfg = toy_models.config('llama', **_SPREAD)
-    return config, cfg, _train(make_mesh(devices=jax.devices()[:1]), config, cfg)
+    objective = lm(cfg, chunk_size=4)
+
+    def adapted(adapter, frozen, batch, rng):
+        return objective(lora.combine(frozen, adapter, config), None, batch, rng)
+    base = jax.device_get(lora.prepare_base(_params(cfg), config))
+    return base, _adapter(base, config), adapted, _batch(cfg, 16, 5)
 
 
-def test_a_step_changes_the_adapter_alone(one_device):
-    config, cfg, (losses, now, base_is_the_same) = one_device
-    assert base_is_the_same and losses[1] < losses[0] - 0.01
-    adapter = jax.eval_shape(lambda p: lora.init_adapter(jax.random.key(0), p, config),
-                             _params(cfg))
-    shapes = jax.tree.map(lambda x: x.shape, adapter)
-    assert jax.tree.map(lambda x: x.shape, now.trainable) == shapes
-    size = sum(x.size for x in jax.tree.leaves(now.opt_state))
-    assert size == 2 * lora.num_trainable(adapter) + 1  # Adam's moments and its count
-    assert lora.num_trainable(adapter) == 56 * 16 + 2 * (
-        3 * (4 * 16 + 2 * 32 + 2 * 8 + 3 * (16 + 48)) + 2 * 32 * 0 + 32 + 8 + 8 + 16 + 48 + 48 + 16)
+def test_a_step_changes_the_adapter_alone(trained):
+    base, adapter, objective, batch = trained
+    guard, optimizer = step.GuardConfig(0., 3, 5), optim.make_optimizer(_OPTIM, adapter)
+    base, before = jax.tree.map(jnp.asarray, base), _digests(base)
+    now = jax.jit(lambda adapter: state.create(
+        adapter, optimizer, ema=False, aux={'guard': step.guard_state(guard)}))(adapter)
+    fn = jax.jit(step.make_train_step(objective, optimizer, optim.schedule(_OPTIM, 9), seed=0,
+                                      accum=2, clip_norm=1., guard=guard), donate_argnums=0,
+                 compiler_options=_QUICK)
+    losses = []
+    for _ in range(2):
+        now, metrics = fn(now, base, batch)
+        losses.append(float(metrics['loss']))
+    assert losses[1] < losses[0] - 0.01
+    assert _digests(base) == before
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max() > 0, now.trainable, adapter)
+    assert all(jax.tree.leaves(moved))
+    # Token table; q 16 -> 32, o 32 -> 16, down 48 -> 16 of two layers: A, B and magnitudes.
+    size = 56 * 16 + 2 * (3 * (16 + 32 + 32 + 16 + 48 + 16) + 32 + 16 + 16)
+    assert lora.num_trainable(now.trainable) == size
+    # Adam's moments and its count, and none for the base.
+    assert sum(x.size for x in jax.tree.leaves(now.opt_state)) == 2 * size + 1
+
+
+def _gradients(trained, mesh):
+    base, adapter, objective, batch = trained
+
+    def loss(adapter, base, batch):
+        term = objective(adapter, base, batch, None).terms['lm']
+        return term.sum / term.weight
+    with jax.set_mesh(mesh):
+        places = [shardings(lora.adapter_axes(x), x, mesh) for x in (adapter, base)]
+        places += [batch_shardings(batch, mesh)]
+        fn = jax.jit(jax.value_and_grad(loss), compiler_options=_QUICK,
+                     in_shardings=tuple(places))
+        return fn(*jax.device_put((adapter, base, batch), tuple(places)))
+
+
+@pytest.fixture(scope='module')
+def one_device(trained):
+    return _gradients(trained, make_mesh(devices=jax.devices()[:1]))
 
 
 @pytest.mark.parametrize('preset', PRESETS)
-def test_every_mesh_trains_the_same(one_device, preset):
-    config, cfg, (losses, now, _) = one_device
+def test_every_mesh_computes_the_same(trained, one_device, preset):
     mesh = make_mesh(ShardingConfig(preset=preset))
-    got, spread, base_is_the_same = _train(mesh, config, cfg,
-                                           accum=2 if preset == 'dp_fsdp' else 1)
-    assert mesh.size == 8 and base_is_the_same
-    np.testing.assert_allclose(got, losses, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(spread.trainable), jax.tree.leaves(now.trainable), strict=True):
+    assert mesh.size == 8
+    for a, b in zip(*map(jax.tree.leaves, (_gradients(trained, mesh), one_device)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -326,10 +338,11 @@ def test_weight_decay_is_for_matrices(name):
     params = toy_models.shapes(toy_models.config('llama'))
     adapter = jax.eval_shape(lambda p: lora.init_adapter(
         jax.random.key(0), p, _config(dora=True, train_embeddings=True)), params)
-    adapter = jax.tree.map(lambda x: jnp.full(x.shape, 10.), adapter)
-    grads = jax.tree.map(jnp.ones_like, adapter)
+    adapter = jax.tree.map(lambda x: np.full(x.shape, 10., np.float32), adapter)
+    grads = jax.tree.map(np.ones_like, adapter)
     optimizer = optim.make_optimizer(dataclasses.replace(_OPTIM, name=name, eps=1e-9), adapter)
-    directions, _ = optimizer.update(grads, optimizer.init(adapter), adapter)
+    directions, _ = jax.jit(lambda adapter, grads: optimizer.update(
+        grads, optimizer.init(adapter), adapter))(adapter, grads)
     for path, x in jax.tree_util.tree_leaves_with_path(directions):
         np.testing.assert_allclose(x, 1 if path[-1].key == 'magnitude' else 2, rtol=1e-5)
 
@@ -339,7 +352,7 @@ def test_weight_decay_is_for_matrices(name):
 def test_the_start_of_an_adapter():
     cfg = toy_models.config('llama', d_model=48)
     params = _params(cfg)
-    adapter = lora.init_adapter(jax.random.key(0), params, _config(rank=12, dora=True))
+    adapter = _init(params, _config(rank=12, dora=True))
     for path, leaves in lora.linears(params):
         kernel = np.float64(leaves['kernel'])
         axes = lora.input_axes(path)
@@ -351,9 +364,10 @@ def test_the_start_of_an_adapter():
         np.testing.assert_allclose(np.std(new['lora_a']), (3 * inputs) ** -0.5, rtol=0.1)
         assert np.all(new['lora_b'] == 0)
         np.testing.assert_allclose(new['magnitude'], np.sqrt((kernel ** 2).sum(axes)), rtol=1e-5)
-    firsts = [x.ravel()[:3].tolist() for path, x in jax.tree_util.tree_leaves_with_path(adapter)
+    firsts = [np.asarray(x).ravel()[0] / np.abs(x).max()
+              for path, x in jax.tree_util.tree_leaves_with_path(adapter)
               if path[-1].key == 'lora_a']
-    assert len({tuple(np.sign(x) * 0 + np.float32(x)) for x in firsts}) == 7  # no key used twice
+    assert len(set(firsts)) == 7  # no key is used twice
 
 
 def test_embeddings_are_copies():
@@ -371,10 +385,9 @@ def test_embeddings_are_copies():
 def test_magnitudes_are_those_of_the_stored_base():
     params = _params(toy_models.config('llama'))
     config = _config(dora=True, base='nf4')
-    one = lora.init_adapter(jax.random.key(0), params, config)
-    two = lora.init_adapter(jax.random.key(0), lora.prepare_base(params, config), config)
+    one, two = _init(params, config), _init(lora.prepare_base(params, config), config)
     jax.tree.map(np.testing.assert_array_equal, one, two)
-    plain = lora.init_adapter(jax.random.key(0), params, _config(dora=True))
+    plain = _init(params, _config(dora=True))
     q = lambda tree: tree['layers']['layer_0']['attention']['q']['magnitude']
     assert np.abs(q(one) - q(plain)).max() > 1e-3
 
