@@ -48,13 +48,19 @@ def forward_flops_per_token(model, seq_len):
     head_rows = 2 * attention.num_heads + 2 * attention.num_kv_heads
     projections = 2 * model.d_model * attention.head_dim * head_rows
     mlp = 2 * model.d_model * model.d_ff * (3 if model.activation in GATED else 2)
+    unembed = 2 * model.d_model * model.vocab_size
+    return (model.num_layers * (projections + mlp) + mixing_flops_per_token(model, seq_len)
+            + unembed)
+
+
+def mixing_flops_per_token(model, seq_len):
+    """The part of `forward_flops_per_token` that is no weight matrix: scores and values."""
+    attention = model.attention
     keys = 0.
     for layer in range(model.num_layers):
         kind = model.layer_pattern[layer % len(model.layer_pattern)]
         keys += mean_keys(seq_len, attention.window if kind == 'local' else 0)
-    mixing = 4 * attention.num_heads * attention.head_dim * keys
-    unembed = 2 * model.d_model * model.vocab_size
-    return model.num_layers * (projections + mlp) + mixing + unembed
+    return 4 * attention.num_heads * attention.head_dim * keys
 
 
 def train_flops_per_token(model, seq_len):
@@ -63,6 +69,28 @@ def train_flops_per_token(model, seq_len):
     Recomputation (remat) is not counted: it is the model's work, not the implementation's.
     """
     return 3 * forward_flops_per_token(model, seq_len)
+
+
+def adapter_train_flops_per_token(model, adapter, seq_len):
+    """FLOPs per token of training an adapter on a frozen base.
+
+    No gradient by the base's matrices: of the three matrix products that a trained one has, two are
+    left (4 FLOPs per parameter, not 6). Attention itself, the adapter's factors and what it trains
+    in full have all three.
+
+    Args:
+        model: a ModelConfig.
+        adapter: tree of `lora.init_adapter`, or its shapes.
+        seq_len: tokens per row.
+    """
+    forward = forward_flops_per_token(model, seq_len)
+    unembed = 2 * model.d_model * model.vocab_size
+    frozen = forward - mixing_flops_per_token(model, seq_len)
+    if 'head' in adapter or ('embed' in adapter and model.tie_embeddings):
+        frozen -= unembed
+    factors = sum(x.size for path, x in jax.tree_util.tree_leaves_with_path(adapter)
+                  if path[-1].key in ('lora_a', 'lora_b'))
+    return 3 * (forward + 2 * factors) - frozen
 
 
 def measure_matmul_peak(dtype, seconds=0.5, sizes=(512, 1024)):

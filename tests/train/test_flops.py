@@ -19,6 +19,7 @@ class Model:
     num_layers: int = 3
     d_ff: int = 7
     activation: str = 'swiglu'
+    tie_embeddings: bool = True
     layer_pattern: tuple = ('local', 'global')
     attention: types.SimpleNamespace = dataclasses.field(default_factory=lambda: ATTENTION)
 
@@ -34,6 +35,22 @@ def test_forward_flops_by_hand():
     assert expected == pytest.approx(2164)
     assert flops.forward_flops_per_token(Model(), seq_len=6) == pytest.approx(expected)
     assert flops.train_flops_per_token(Model(), seq_len=6) == pytest.approx(3 * expected)
+
+
+def test_an_adapter_saves_the_gradients_of_the_base_by_hand():
+    """Base: 4 FLOPs per weight and not 6; attention 3 times forward; 6 per number of A and B."""
+    adapter = {'layers': {'q': {'lora_a': jnp.zeros((3, 5, 2)), 'lora_b': jnp.zeros((3, 2, 4, 3)),
+                                'magnitude': jnp.zeros((3, 4, 3))}}}
+    linear = 3 * (60 + 30 + 30 + 60 + 3 * 35)
+    mixing = 2 * 4 * 3 * (11 / 6 + 3.5 + 11 / 6)
+    numbers = 3 * (5 * 2 + 2 * 12)
+    expected = 4 * (linear + 55) + 6 * mixing + 6 * numbers
+    got = lambda model, adapter: flops.adapter_train_flops_per_token(model, adapter, seq_len=6)
+    assert got(Model(), adapter) == pytest.approx(expected)
+    # A token table that is trained in full, and unembeds as well only where it is tied.
+    adapter['embed'] = {'tokens': jnp.zeros((11, 5))}
+    assert got(Model(), adapter) == pytest.approx(expected + 2 * 55)
+    assert got(Model(tie_embeddings=False), adapter) == pytest.approx(expected)
 
 
 def test_an_ungated_mlp_has_two_matrices():
