@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxllm.models import low_rank, quantize
 from jaxllm.models.config import GATED
-from jaxllm.models.quantize import dense_kernel, dequantize_kernel
 from jaxllm.sharding import constrain
 
 
@@ -49,8 +49,10 @@ def _last(w, ndim):
 class Linear(nn.Module):
     """y = x W (+ b) over the last `in_dims` axes of x, into axes `features`.
 
-    `axes` names the output's logical axes; the kernel has shape [*inputs, *features]. Where the
-    parameters hold a quantised kernel (quantize.py) or an adapter (lora.py) beside it, it is used.
+    `axes` names the output's logical axes; the kernel has shape [*inputs, *features]. In its place
+    may stand what `quantize` stores, and beside it the leaves of an adapter (`lora.combine`):
+
+        y = x W + (x A) B, with a magnitude m of DoRA times m / |W + A B|
     """
     features: tuple
     axes: tuple
@@ -61,50 +63,26 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x):
         inputs = x.shape[x.ndim - self.in_dims:]
-        leaves = {name: self.get_variable('params', name) for name in _BESIDE
-                  if self.has_variable('params', name)}
-        if not leaves.keys() & {'kernel_int8', 'kernel_nf4'}:
-            leaves['kernel'] = self.param('kernel', scaled_normal(math.prod(inputs), self.gain),
-                                          (*inputs, *self.features), jnp.float32)
-        kernel = dense_kernel(leaves, x.dtype)
-        contract = tuple(range(x.ndim - self.in_dims, x.ndim)), tuple(range(self.in_dims))
-        y = jax.lax.dot_general(x, kernel, (contract, ((), ())))
-        if 'kernel_scale' in leaves:
-            y = y * _last(leaves['kernel_scale'], y.ndim).astype(y.dtype)
+        # {} while the layer is being initialised.
+        leaves = self.variables['params'] if 'params' in self.variables else {}
+        matrix = quantize.stored(leaves)
+        if matrix and 'kernel' not in matrix:
+            y = quantize.frozen_dot(x, matrix, self.in_dims)
+        else:
+            kernel = self.param('kernel', scaled_normal(math.prod(inputs), self.gain),
+                                (*inputs, *self.features), jnp.float32)
+            y = low_rank.dot(x, kernel.astype(x.dtype), self.in_dims)
         if 'lora_a' in leaves:
-            y = self._adapt(x, y, leaves, contract)
+            y = y + low_rank.update(x, leaves['lora_a'], leaves['lora_b'])
+        if 'magnitude' in leaves:
+            kernel = quantize.dequantise(matrix, tuple(range(self.in_dims)), x.dtype)
+            scale = low_rank.magnitude_scale(leaves['magnitude'], kernel, leaves['lora_a'],
+                                             leaves['lora_b'])
+            y = y * _last(scale, y.ndim).astype(y.dtype)
         if self.bias:
             bias = self.param('bias', nn.initializers.zeros, self.features, jnp.float32)
-            y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape).astype(y.dtype)
+            y = y + _last(bias, y.ndim).astype(y.dtype)
         return constrain(y, *self.axes)
-
-    def _adapt(self, x, y, leaves, contract):
-        """y + (x A) B, and DoRA's factor magnitude / ||W + A B||; the scale is part of B."""
-        a, b = (leaves[name].astype(x.dtype) for name in ('lora_a', 'lora_b'))
-        low = jax.lax.dot_general(x, a, (contract, ((), ())))
-        y = y + jnp.tensordot(low, b, axes=1)
-        if 'magnitude' not in leaves:
-            return y
-        norm = jax.lax.stop_gradient(_dora_norms(leaves, self.in_dims))
-        return y * _last(leaves['magnitude'] / norm, y.ndim).astype(y.dtype)
-
-
-_BESIDE = ('kernel_int8', 'kernel_scale', 'kernel_nf4', 'kernel_absmax', 'lora_a', 'lora_b',
-           'magnitude')
-
-
-def _dora_norms(leaves, in_dims):
-    """||W + A B|| per output feature, float32, as sqrt(|W|^2 + 2 <W, A B> + |A B|^2): nothing of
-    W's shape is made for A B."""
-    kernel = dequantize_kernel(leaves, in_dims, stacked=False)
-    features = kernel.shape[in_dims:]
-    w_IF = kernel.reshape(-1, math.prod(features))
-    a_IR = leaves['lora_a'].reshape(w_IF.shape[0], -1)
-    b_RF = leaves['lora_b'].reshape(a_IR.shape[1], -1)
-    cross_F = jnp.sum((a_IR.T @ w_IF) * b_RF, axis=0)
-    own_F = jnp.sum(((a_IR.T @ a_IR) @ b_RF) * b_RF, axis=0)
-    squared_F = jnp.sum(w_IF ** 2, axis=0) + 2 * cross_F + own_F
-    return jnp.sqrt(jnp.maximum(squared_F, 1e-12)).reshape(features)
 
 
 _ACTIVATE = {

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.errors import InputError
-from jaxllm.models.quantize import NUM_INPUTS
-from jaxllm.models.transformer import PARAM_AXES
+from jaxllm.models.transformer import PARAM_AXES, num_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +82,9 @@ def layer_sizes(model, name):
     att = model.attention
     size = {'d_model': model.d_model, 'd_ff': model.d_ff, 'heads': att.num_heads,
             'kv_heads': att.num_kv_heads, 'head_dim': att.head_dim}
-    last = name.split('/')[-1]
-    shape = tuple(size[a] for a in PARAM_AXES[f'{last}/kernel'])
-    return shape[:NUM_INPUTS[last]], shape[NUM_INPUTS[last]:]
+    axes = PARAM_AXES[f'{name.split("/")[-1]}/kernel']
+    shape = tuple(size[a] for a in axes)
+    return shape[:num_inputs(axes)], shape[num_inputs(axes):]
 
 
 def fused(leaves, parts, model):

@@ -1,166 +1,148 @@
-"""Smaller storage of frozen kernels: bfloat16, int8 per output channel, or 4-bit NormalFloat.
+"""Frozen weight matrices in few bits: bfloat16, int8 and 4-bit NormalFloat.
 
-A kernel [*inputs, *features] becomes other leaves beside its bias, and a Linear turns them back
-into numbers of the compute dtype, layer by layer, so that one layer at a time is dense:
+What is frozen needs no gradient and no optimiser, and may be stored as coarsely as the forward pass
+bears. In place of a Linear layer's `kernel` stand one or two other leaves:
 
-    int8   kernel_int8 [*inputs, *features] int8, kernel_scale [*features] float32
-           W = kernel_int8 * kernel_scale
-    nf4    kernel_nf4 [*inputs, ..., last / 2] uint8 (the even element in the low four bits),
-           kernel_absmax [*inputs, ..., last / block] float32, blocks of at most 64 along the last
-           axis W = NF4[code] * kernel_absmax of its block
+  float32    kernel
+  bfloat16   kernel_bfloat16
+  int8       kernel_int8 [*inputs, *features], kernel_scale [*features] float32:
+             W = int8 * scale, scale = max |W| / 127 over the inputs of each output feature
+  nf4        kernel_nf4 [..., inputs / 2, *features] uint8, kernel_absmax [..., blocks, *features]:
+             W = code[nibble] * absmax, in blocks along the last input axis (Dettmers 2023, QLoRA,
+             arXiv 2305.14314, 3; the absmax stay float32: there is no double quantisation)
 
-Stacked layers have their leading axis as everywhere.
+All forms keep the kernel's axes in their order, so that they are sharded and scanned as it is.
 """
 
-import math
+import functools
+import statistics
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import norm
 
 from jaxllm.errors import InputError
+from jaxllm.models import low_rank
 
 KINDS = ('float32', 'bfloat16', 'int8', 'nf4')
+MATRICES = ('kernel', 'kernel_bfloat16', 'kernel_int8', 'kernel_nf4')  # in the order of KINDS
+CONSTANTS = ('kernel_scale', 'kernel_absmax')
 BLOCK = 64
-# How many leading axes of a kernel are inputs, by the name of its layer.
-NUM_INPUTS = {'q': 1, 'k': 1, 'v': 1, 'o': 2, 'up': 1, 'gate': 1, 'down': 1}
 
 
-def _nf4_table():
-    """The 16 values of 4-bit NormalFloat, in [-1, 1], 0 among them.
+def _code_book():
+    """The 16 values of NormalFloat, [-1, 1]: quantiles of a normal distribution, zero among them.
 
-    Quantiles of a unit normal, 8 on the negative side and 9 on the positive one (0 is of both),
-    scaled to 1 at the ends.
-
-    Ref: Dettmers et al. 2023, QLoRA (arXiv 2305.14314), section 3 and appendix E.
+    Half of the normal's mass is cut into 8 steps on the positive side and 7 on the negative one;
+    the outermost quantile is the mean of those that 30 and 32 equal parts would have (QLoRA, 3,
+    "4-bit NormalFloat Quantization", equation 4 and below).
     """
-    outermost = 1 - (1 / 32 + 1 / 30) / 2
-    positive = norm.ppf(np.linspace(outermost, 0.5, 9))[:-1]
-    negative = -norm.ppf(np.linspace(outermost, 0.5, 8))[:-1]
-    values = np.sort(np.concatenate([positive, [0.0], negative]))
-    return (values / np.abs(values).max()).astype(np.float32)
+    quantile = statistics.NormalDist().inv_cdf
+    outermost = 1 - (1 / 30 + 1 / 32) / 2
+    side = lambda steps: [quantile(outermost + (0.5 - outermost) * i / steps) for i in range(steps)]
+    values = np.array([-x for x in side(7)] + [0.0] + side(8)[::-1])
+    return (values / quantile(outermost)).astype(np.float32)
 
 
-NF4 = _nf4_table()
+NF4 = _code_book()
+_BOUNDS = (NF4[1:] + NF4[:-1]) / 2
+# Both values of a byte: the first input is in its low half.
+_PAIRS = np.stack([NF4[np.arange(256) % 16], NF4[np.arange(256) // 16]], axis=-1)
 
 
-def block_size(size):
-    """Elements per block along an axis of `size`: its largest even divisor up to BLOCK."""
-    if size % 2:
-        raise InputError(f'nf4 stores two numbers per byte along the last axis of a kernel, and '
-                         f'one has {size} there; use base=int8')
-    return max(b for b in range(2, min(BLOCK, size) + 1, 2) if size % b == 0)
+def stored(leaves):
+    """The leaves of a Linear layer's parameters that hold its matrix, {name: array}."""
+    return {name: leaves[name] for name in MATRICES + CONSTANTS if name in leaves}
 
 
-def quantize_kernel(kernel, kind, num_inputs, stacked):
-    """The leaves that stand in place of a float32 `kernel`.
+def kernel_shape(leaves, inputs):
+    """The shape of the matrix that `leaves` hold."""
+    name, = (name for name in MATRICES if name in leaves)
+    shape = list(leaves[name].shape)
+    if name == 'kernel_nf4':
+        shape[inputs[-1]] *= 2
+    return tuple(shape)
+
+
+def block_size(num_inputs):
+    """Inputs per block of nf4: the largest even divisor of `num_inputs` up to BLOCK."""
+    if num_inputs % 2:
+        raise InputError(f'a kernel with {num_inputs} inputs cannot be stored as nf4, two weights '
+                         "to a byte; use lora.base='int8'")
+    return max(n for n in range(2, BLOCK + 1, 2) if num_inputs % n == 0)
+
+
+@functools.partial(jax.jit, static_argnames=('inputs', 'kind'))
+def quantise(kernel, inputs, kind):
+    """The leaves of `kind` for a float32 kernel.
 
     Args:
-      kernel: [*inputs, *features], with a leading axis of layers if `stacked`.
-      kind: of KINDS.
-      num_inputs: how many axes are inputs.
+      kernel: float32; a stack of kernels has its leading axis in front.
+      inputs: indices of its input axes, ascending and adjacent.
+      kind: one of KINDS.
+
+    Returns:
+      {leaf name: array}.
     """
-    if kind in ('float32', 'bfloat16'):
-        return {'kernel': kernel.astype(kind)}
+    if kind == 'float32':
+        return {'kernel': kernel}
+    if kind == 'bfloat16':
+        return {'kernel_bfloat16': jax.lax.bitcast_convert_type(kernel.astype(jnp.bfloat16),
+                                                                jnp.uint16)}
     if kind == 'int8':
-        axes = tuple(range(stacked, stacked + num_inputs))
-        scale = jnp.max(jnp.abs(kernel), axis=axes, keepdims=True) / 127
-        codes = jnp.round(kernel / jnp.where(scale > 0, scale, 1.0)).astype(jnp.int8)
-        return {'kernel_int8': codes, 'kernel_scale': jnp.squeeze(scale, axes)}
-    block = block_size(kernel.shape[-1])
-    blocks = kernel.reshape(*kernel.shape[:-1], -1, block)
-    absmax = jnp.max(jnp.abs(blocks), axis=-1)
-    unit = blocks / jnp.where(absmax > 0, absmax, 1.0)[..., None]
-    # The nearest value: how many of the 15 midpoints lie below.
-    middles = (NF4[1:] + NF4[:-1]) / 2
-    codes = jnp.searchsorted(jnp.asarray(middles), unit.reshape(kernel.shape)).astype(jnp.uint8)
-    return {'kernel_nf4': codes[..., ::2] | codes[..., 1::2] << 4, 'kernel_absmax': absmax}
+        scale = jnp.max(jnp.abs(kernel), axis=inputs, keepdims=True) / 127
+        steps = jnp.round(kernel / jnp.where(scale > 0, scale, 1))
+        return {'kernel_int8': steps.astype(jnp.int8), 'kernel_scale': jnp.squeeze(scale, inputs)}
+    axis = inputs[-1]
+    blocks = _split(kernel, axis, block_size(kernel.shape[axis]))
+    absmax = jnp.max(jnp.abs(blocks), axis=axis + 1, keepdims=True)
+    codes = jnp.searchsorted(_BOUNDS, blocks / jnp.where(absmax > 0, absmax, 1))
+    codes = _split(codes.astype(jnp.uint8).reshape(kernel.shape), axis, 2)
+    low, high = (jax.lax.index_in_dim(codes, i, axis + 1, keepdims=False) for i in (0, 1))
+    return {'kernel_nf4': low | (high << 4), 'kernel_absmax': jnp.squeeze(absmax, axis + 1)}
 
 
-def dense_kernel(leaves, dtype):
-    """The kernel of a Linear's leaves in `dtype`, whatever it is stored as; int8 without its
-    scale, which belongs on the output."""
-    if 'kernel' in leaves:
-        return leaves['kernel'].astype(dtype)
+def dequantise(leaves, inputs, dtype):
+    """The matrix that `leaves` (those of `stored`) hold, in `dtype`; the inverse of `quantise`."""
     if 'kernel_int8' in leaves:
-        return leaves['kernel_int8'].astype(dtype)
-    packed, absmax = leaves['kernel_nf4'], leaves['kernel_absmax']
-    codes = jnp.stack([packed & 15, packed >> 4], axis=-1)
-    values = jnp.asarray(NF4)[codes.astype(jnp.int32)].reshape(*absmax.shape, -1)
-    shape = (*packed.shape[:-1], 2 * packed.shape[-1])
-    return (values * absmax[..., None]).reshape(shape).astype(dtype)
-
-
-def dequantize_kernel(leaves, num_inputs, stacked):
-    """The float32 kernel that a Linear's leaves stand for."""
-    kernel = dense_kernel(leaves, jnp.float32)
-    if 'kernel_scale' not in leaves:
-        return kernel
-    axes = tuple(range(stacked, stacked + num_inputs))
-    return kernel * jnp.expand_dims(leaves['kernel_scale'], axes)
-
-
-def kernel_shape(leaves):
-    """Shape of the kernel that a Linear's leaves stand for."""
+        scale = jnp.expand_dims(leaves['kernel_scale'], inputs)
+        return (leaves['kernel_int8'].astype(jnp.float32) * scale).astype(dtype)
     if 'kernel_nf4' in leaves:
-        *rest, last = leaves['kernel_nf4'].shape
-        return (*rest, 2 * last)
-    return (leaves['kernel'] if 'kernel' in leaves else leaves['kernel_int8']).shape
+        packed, absmax, axis = leaves['kernel_nf4'], leaves['kernel_absmax'], inputs[-1]
+        shape = kernel_shape(leaves, inputs)
+        pairs = jnp.moveaxis(jnp.asarray(_PAIRS)[packed], -1, axis + 1)
+        blocks = _split(pairs.reshape(shape), axis, shape[axis] // absmax.shape[axis])
+        return (blocks * jnp.expand_dims(absmax, axis + 1)).reshape(shape).astype(dtype)
+    if 'kernel_bfloat16' in leaves:
+        return jax.lax.bitcast_convert_type(leaves['kernel_bfloat16'], jnp.bfloat16).astype(dtype)
+    return leaves['kernel'].astype(dtype)
 
 
-def is_linear(path, tree):
-    """Whether the node `tree` at `path` (names) holds the leaves of a Linear of the stack."""
-    return (len(path) > 0 and path[-1] in NUM_INPUTS
-            and any(name.startswith('kernel') for name in tree))
+def _split(x, axis, size):
+    """[..., I, ...] -> [..., I / size, size, ...]."""
+    return x.reshape(*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1:])
 
 
-def linears(params):
-    """{path: leaves} of all Linear layers of the stack, in order of their paths."""
-    found = {}
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def frozen_dot(x, leaves, in_dims):
+    """x W over the last `in_dims` axes of x, for a matrix that is stored in fewer bits.
 
-    def visit(path, node):
-        if not isinstance(node, dict):
-            return
-        if is_linear(path, node):
-            found[path] = node
-            return
-        for name in sorted(node):
-            visit((*path, name), node[name])
-    visit((), params)
-    return found
+    The dense matrix lives for the length of this product, in the compute dtype, and is made again
+    in the backward pass: kept for it, the matrices of all layers would be in memory at once. There
+    is no gradient by W.
+    """
+    return low_rank.dot(x, dequantise(leaves, tuple(range(in_dims)), x.dtype), in_dims)
 
 
-def is_stacked(path):
-    """Whether the layers of the node at `path` are stacked along a leading axis."""
-    return 'layers' in path
+def _frozen_dot_fwd(x, leaves, in_dims):
+    return frozen_dot(x, leaves, in_dims), leaves
 
 
-def quantize(params, kind):
-    """`params` with every Linear kernel of the stack stored as `kind`; all else as it was."""
-    if kind not in KINDS:
-        raise InputError(f'lora.base={kind!r} is unknown; use one of {", ".join(KINDS)}')
-    return map_linears(params, lambda path, leaves: {
-        **{name: x for name, x in leaves.items() if not name.startswith('kernel')},
-        **quantize_kernel(leaves['kernel'], kind, NUM_INPUTS[path[-1]], is_stacked(path))})
+def _frozen_dot_bwd(in_dims, leaves, dy):
+    kernel = dequantise(leaves, tuple(range(in_dims)), dy.dtype)
+    features = kernel.ndim - in_dims
+    contract = (tuple(range(dy.ndim - features, dy.ndim)), tuple(range(in_dims, kernel.ndim)))
+    return jax.lax.dot_general(dy, kernel, (contract, ((), ()))), None
 
 
-def dequantize(params):
-    """`params` with every Linear kernel of the stack as a float32 'kernel'."""
-    return map_linears(params, lambda path, leaves: {
-        **{name: x for name, x in leaves.items() if not name.startswith('kernel')},
-        'kernel': dequantize_kernel(leaves, NUM_INPUTS[path[-1]], is_stacked(path))})
-
-
-def map_linears(params, change, path=()):
-    """`params` with change(path, leaves) in place of the leaves of each Linear."""
-    if not isinstance(params, dict):
-        return params
-    if is_linear(path, params):
-        return change(path, params)
-    return {name: map_linears(node, change, (*path, name)) for name, node in params.items()}
-
-
-def num_bytes(tree):
-    """Bytes of all arrays of a tree (or of their shapes)."""
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+frozen_dot.defvjp(_frozen_dot_fwd, _frozen_dot_bwd)

@@ -20,7 +20,7 @@ from jaxllm.models.attention import attention
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.layers import (Linear, Mlp, Norm, rope_frequencies, rope_table, rotate,
                                   scaled_normal, sinusoids)
-from jaxllm.models.quantize import NUM_INPUTS
+from jaxllm.models.quantize import CONSTANTS
 from jaxllm.sharding import batch_ways, constrain
 
 # The logical axes of every parameter, by the last two names of its path.
@@ -45,15 +45,6 @@ PARAM_AXES = {
     'gate/bias': ('d_ff',),
     'down/bias': ('d_model',),
 }
-# Beside a kernel [*inputs, *features]: an adapter's parts and a quantised kernel's.
-for _name, _inputs in NUM_INPUTS.items():
-    _axes = PARAM_AXES[f'{_name}/kernel']
-    PARAM_AXES |= {
-        f'{_name}/lora_a': (*_axes[:_inputs], None), f'{_name}/lora_b': (None, *_axes[_inputs:]),
-        f'{_name}/magnitude': _axes[_inputs:], f'{_name}/kernel_int8': _axes,
-        f'{_name}/kernel_scale': _axes[_inputs:], f'{_name}/kernel_nf4': _axes,
-        # Blocks may be too few to be split.
-        f'{_name}/kernel_absmax': (*_axes[:-1], None)}
 _NORMS = ('attention_norm', 'attention_post_norm', 'mlp_norm', 'mlp_post_norm', 'final_norm')
 PARAM_AXES |= {f'{norm}/{name}': ('d_model',) for norm in _NORMS for name in ('scale', 'bias')}
 
@@ -182,12 +173,30 @@ def init(key, cfg):
     return params
 
 
+def num_inputs(kernel_axes):
+    """How many of a kernel's logical axes (without 'layers') are inputs: those before d_model, or
+    d_model itself."""
+    return 1 if kernel_axes[0] == 'd_model' else len(kernel_axes) - 1
+
+
+def leaf_axes(module, name):
+    """The logical axes of one parameter, without 'layers'. Those of an adapter and of a matrix in
+    few bits are the kernel's, with None for a rank or for blocks."""
+    if f'{module}/{name}' in PARAM_AXES:
+        return PARAM_AXES[f'{module}/{name}']
+    kernel = PARAM_AXES[f'{module}/kernel']
+    split = num_inputs(kernel)
+    inputs, features = kernel[:split], kernel[split:]
+    return {'lora_a': (*inputs, None), 'lora_b': (None, *features), 'magnitude': features,
+            'kernel_bfloat16': kernel, 'kernel_int8': kernel, 'kernel_scale': features,
+            'kernel_nf4': kernel, 'kernel_absmax': (*inputs[:-1], None, *features)}[name]
+
+
 def param_axes(params):
-    """The tree of logical axes of `params` (or of their shapes)."""
+    """The tree of logical axes of `params` (or of their shapes), of a whole model or a part."""
     def axes(path, leaf):
         names = [entry.key for entry in path]
-        found = PARAM_AXES['/'.join(names[-2:])]
-        return ('layers',) * ('layers' in names) + found
+        return ('layers',) * ('layers' in names) + leaf_axes(*names[-2:])
     return jax.tree_util.tree_map_with_path(axes, params)
 
 
@@ -208,11 +217,9 @@ def rope_tables(cfg, positions_BL):
 
 def compute_params(params, cfg):
     """Matrices in the compute dtype, cast once. Norms, biases and embeddings stay float32: the
-    gradients of a frequent token's embedding, summed up in bfloat16, would stop growing. What is
-    stored smaller than the compute dtype is cast layer by layer, where it is used."""
+    gradients of a frequent token's embedding, summed up in bfloat16, would stop growing."""
     dtype = jnp.dtype(cfg.dtype)
-    cast = lambda path, x: (x.astype(dtype) if path[-1].key == 'kernel'
-                            and x.dtype.itemsize > dtype.itemsize else x)
+    cast = lambda path, x: x.astype(dtype) if path[-1].key == 'kernel' else x
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
@@ -299,4 +306,8 @@ def apply(params, cfg, tokens_BL, **kwargs):
 
 
 def num_params(params):
-    return sum(x.size for x in jax.tree.leaves(params))
+    """How many numbers the model has, however they are stored."""
+    def count(path, x):
+        name = path[-1].key
+        return 0 if name in CONSTANTS else x.size * (2 if name == 'kernel_nf4' else 1)
+    return sum(jax.tree.leaves(jax.tree_util.tree_map_with_path(count, params)))

@@ -37,7 +37,7 @@ def headline(found):
         sentences.append('Some of that is forgetting: it concerns things that have nothing to do '
                          'with your data.')
     tiles = [page.tile('Surprise at new answers', f'{main["before"]:.2f} → {main["after"]:.2f}',
-                       'nats per token', f'{_interval(main)}; lower is better')]
+                       '', f'nats per token, lower is better; {_interval(main)}')]
     if score:
         tiles.append(page.tile('Held-out answers', f'{score["before"]:.0%} → {score["after"]:.0%}',
                                '', f'{_interval(score)}; {found["measure"]}'))
@@ -46,9 +46,8 @@ def headline(found):
         tiles.append(page.tile('Answers that end by themselves',
                                f'{row["before"]:.0%} → {row["after"]:.0%}', '', stops['text']
                                .split(';')[0] + ', right after training'))
-    tiles.append(page.tile('Over-fitting', f'{found["gap"]:+.2f}', 'nats per token',
-                           f'surprise at new answers less that at learned ones; before '
-                           f'{found["gap_before"]:+.2f}'))
+    tiles.append(page.tile('Over-fitting', f'{found["gap_before"]:+.2f} → {found["gap"]:+.2f}', '',
+                           'surprise at new answers less that at learned ones, nats per token'))
     return (f'<p class="card">{" ".join(sentences)}</p>'
             f'<div class="tiles">{"".join(tiles)}</div>')
 
@@ -133,8 +132,9 @@ def data(found):
         items.append(f'<li><strong>{marks[finding["severity"]]}:</strong> '
                      f'{page.escape(finding["text"])}{shown}</li>')
     notes = f'<ul>{"".join(items)}</ul>' if items else '<p>Nothing stood out.</p>'
+    warn = 'notes' if any(x['severity'] != 'info' for x in found['prepare']['findings']) else ''
     return (f'<div class="tiles">{"".join(tiles)}</div>'
-            f'<div class="card below notes">{notes}</div>')
+            f'<div class="card {warn}">{notes}</div>')
 
 
 def candidates(found):
@@ -193,7 +193,7 @@ def advice(found):
         f'<li><strong>{x["kind"]}:</strong> {page.escape(x["text"])}'
         + (f' <code>{page.escape(x["command"])}</code>' if x['command'] else '') + '</li>'
         for x in found['advice'])
-    return ('<div class="card notes"><p>Settings first, then the data, and training anew only when '
+    return ('<div class="card"><p>Settings first, then the data, and training anew only when '
             f'the cause is known.</p><ol>{items}</ol></div>')
 
 

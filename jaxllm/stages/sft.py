@@ -78,6 +78,9 @@ def prepare(config):
     section(decode.SamplingConfig, config.sample.sampling, 'sample.sampling')
     settings = section(ChatConfig, config.chat, 'chat')
     adapter = section(lora.LoraConfig, config.lora, 'lora')
+    if not adapter.rank and adapter.base != 'float32':
+        raise InputError(f'lora.base={adapter.base} stores frozen weights, and lora.rank=0 trains '
+                         'all of them; use lora.base=float32, or a rank')
     dialogues.sources(config)
     if not config.init_from:
         raise InputError('config.init_from is empty; give the base to fine-tune: a run directory, '

@@ -97,8 +97,11 @@ def _muon_dimensions(axes):
     """How Muon reads a parameter with logical `axes` as a (stack of) matrices; None: by AdamW.
 
     A kernel maps its first axes to its last ones. Embeddings, the head, norms and biases are left
-    to AdamW (Jordan 2024, https://kellerjordan.github.io/posts/muon).
+    to AdamW (Jordan 2024, https://kellerjordan.github.io/posts/muon), and so are the factors of an
+    adapter, which have an axis without a name: it is their product that is a weight matrix.
     """
+    if None in axes:
+        return None
     names = [a for a in axes if a != 'layers']
     if len(names) < 2 or 'd_model' not in names or 'vocab' in names or 'positions' in names:
         return None

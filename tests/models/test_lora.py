@@ -1,276 +1,411 @@
-"""Adapters: what they compute, what they leave alone, what is trained."""
+"""Adapters: what they compute, by hand and merged; what is trained, and that nothing else is."""
 
+import dataclasses
 import hashlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import toy_models
 
 from jaxllm import decode
 from jaxllm.errors import InputError
-from jaxllm.models import lora, quantize, transformer
-from jaxllm.objectives.base import assembled
+from jaxllm.models import lora, transformer
+from jaxllm.models.layers import Linear
 from jaxllm.objectives.lm import lm
-from jaxllm.sharding import PRESETS, ShardingConfig, make_mesh, shardings
-from jaxllm.train import optim
-from jaxllm.train.state import create, state_shardings
-from jaxllm.train.step import GuardConfig, guard_state, make_train_step
+from jaxllm.sharding import PRESETS, ShardingConfig, batch_shardings, make_mesh, shardings
+from jaxllm.train import optim, state, step
 
-GUARD = GuardConfig(spike_factor=0.0, history=3, max_skips_in_row=3)
-
-
-def settings(**changes):
-    return lora.LoraConfig(**dict(rank=3, alpha=6.0, targets=('*',), rslora=False, dora=False,
-                                  train_embeddings=False, base='float32') | changes)
+CONFIG = lora.LoraConfig(rank=3, alpha=7., targets=('*',), rslora=False, dora=False,
+                         train_embeddings=False, base='float32')
+_QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
 
 
-def random_adapter(params, cfg, seed=1):
-    """An adapter that changes something: B is not 0."""
-    fresh = lora.init_adapter(jax.random.key(seed), params, cfg)
+@pytest.fixture(scope='module', autouse=True)
+def mesh():
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])) as mesh:
+        yield mesh
+
+
+def _config(**changes):
+    return dataclasses.replace(CONFIG, **changes)
+
+
+def _params(cfg):
+    return jax.tree.map(jnp.asarray, toy_models.params(cfg))
+
+
+def _adapter(params, config, seed=0):
+    """An adapter after some training, as it were: from numpy, so that nothing is compiled."""
+    shapes = jax.eval_shape(lambda p: lora.init_adapter(jax.random.key(0), p, config), params)
     rng = np.random.default_rng(seed)
-    fill = lambda path, x: (rng.normal(size=x.shape).astype(np.float32) / 4
-                            if path[-1].key == 'lora_b' else np.asarray(x))
-    return jax.tree_util.tree_map_with_path(fill, fresh)
+
+    def fill(path, x):
+        noise = rng.normal(size=x.shape).astype(np.float32)
+        return 1 + np.abs(noise) / 4 if path[-1].key == 'magnitude' else noise / 4
+    return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
-def hashes(tree):
+def _init(params, config):
+    return jax.jit(lambda p: lora.init_adapter(jax.random.key(0), p, config))(params)
+
+
+def _digests(tree):
     return [hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for x in jax.tree.leaves(tree)]
 
 
-@pytest.fixture(autouse=True)
-def mesh():
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
-        yield
+def _logits(cfg):
+    tokens_BL = toy_models.tokens(cfg, 2, 7)
+    return jax.jit(lambda params: transformer.apply(params, cfg, tokens_BL))
 
 
-@pytest.mark.parametrize('family', ['llama', 'gemma3', 'gpt2'])
-@pytest.mark.parametrize('dora', [False, True])
-def test_a_fresh_adapter_changes_nothing(family, dora):
-    cfg = toy_models.config(family)
-    params, tokens = toy_models.params(cfg), toy_models.tokens(cfg, 2, 7)
-    spec = settings(dora=dora)
-    adapter = lora.init_adapter(jax.random.key(0), params, spec)
-    got = transformer.apply(lora.combine(params, adapter, spec), cfg, tokens)
-    want = transformer.apply(params, cfg, tokens)
-    if dora:  # x (m / ||W||) is x * 1 up to rounding
-        np.testing.assert_allclose(got, want, atol=2e-5)
-    else:
-        np.testing.assert_array_equal(got, want)
+# One layer, against numpy.
 
-
-@pytest.mark.parametrize('family', ['llama', 'gemma2', 'gemma3', 'gpt2', 'qwen3'])
-@pytest.mark.parametrize('kind', [{}, {'dora': True}, {'rslora': True}, {'base': 'int8'},
-                                  {'base': 'nf4'}, {'targets': ('attention/q', 'mlp/*')}], ids=str)
-def test_merged_is_beside(family, kind):
-    cfg = toy_models.config(family)
-    params, tokens, spec = toy_models.params(cfg), toy_models.tokens(cfg, 2, 9), settings(**kind)
-    base = lora.prepare_base(params, spec)
-    adapter = random_adapter(base, spec)
-    before = hashes(base)
-    beside = transformer.apply(lora.combine(base, adapter, spec), cfg, tokens)
-    merged = lora.merge(base, adapter, spec)
-    np.testing.assert_allclose(beside, transformer.apply(merged, cfg, tokens), atol=3e-5)
-    assert not np.allclose(beside, transformer.apply(quantize.dequantize(base), cfg, tokens),
-                           atol=1e-2)
-    assert hashes(base) == before
-    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
-    assert shapes(merged) == shapes(params)
-
-
-def test_the_scale_by_hand():
-    """One linear layer: W = 0, x A = 5, B = 2: alpha / r = 2 gives 20, alpha / sqrt(r) gives 40."""
-    a, b = jnp.full((5, 4), 0.25), jnp.full((4, 3), 2.0)
-    base = {'mlp': {'up': {'kernel': jnp.zeros((5, 3))}}}
-    adapter = {'mlp': {'up': {'lora_a': a, 'lora_b': b}}}
-    x = jnp.full((5,), 4.0)  # x A = 5 in each of 4 columns
-    for rslora, scale in ((False, 2.0), (True, 4.0)):
-        spec = settings(rank=4, alpha=8.0, rslora=rslora)
-        merged = lora.merge(base, adapter, spec)['mlp']['up']['kernel']
-        np.testing.assert_allclose(x @ merged, np.full(3, scale * 5 * 2 * 4), rtol=1e-6)
-
-
-def test_dora_by_hand():
-    """V = W + s A B; a column's length is its magnitude, whatever V's is."""
+def _layer(rslora, dora):
+    """q of one layer: 5 inputs, 2 heads of 4; (x, leaves in float64, the scale)."""
     rng = np.random.default_rng(0)
-    w, a, b = rng.normal(size=(6, 5)), rng.normal(size=(6, 3)), rng.normal(size=(3, 5))
-    m = np.abs(rng.normal(size=5))
-    spec = settings(dora=True)
-    f32 = lambda x: np.asarray(x, np.float32)
-    merged = lora.merge({'mlp': {'up': {'kernel': f32(w)}}},
-                        {'mlp': {'up': {'lora_a': f32(a), 'lora_b': f32(b), 'magnitude': f32(m)}}},
-                        spec)['mlp']['up']['kernel']
-    v = w + 2.0 * a @ b
-    np.testing.assert_allclose(merged, m * v / np.linalg.norm(v, axis=0), rtol=1e-5)
+    leaves = {'kernel': (5, 2, 4), 'bias': (2, 4), 'lora_a': (5, 3), 'lora_b': (3, 2, 4)}
+    if dora:
+        leaves['magnitude'] = (2, 4)
+    leaves = {name: rng.normal(size=shape) for name, shape in leaves.items()}
+    return rng.normal(size=(1, 7, 5)), leaves, 7 / 3 ** 0.5 if rslora else 7 / 3
 
 
-def test_dora_norm_carries_no_gradient():
-    """With it constant, the gradient of sum(y) by B is that of the scaled low-rank path alone."""
+@pytest.mark.parametrize('rslora', [False, True])
+@pytest.mark.parametrize('dora', [False, True])
+def test_a_layer_and_its_gradients_by_hand(rslora, dora):
+    """The gradients of DoRA treat |W + s A B| as a constant."""
+    x, w, s = _layer(rslora, dora)
+    v = w['kernel'] + s * np.einsum('dr,rhc->dhc', w['lora_a'], w['lora_b'])
+    scale = w['magnitude'] / np.sqrt((v ** 2).sum(0)) if dora else np.ones((2, 4))
+    y = np.einsum('bld,dhc->blhc', x, v) * scale + w['bias']
+    dy = np.random.default_rng(1).normal(size=y.shape)
+    dz = dy * scale
+    want = {'lora_a': s * np.einsum('bld,blhc,rhc->dr', x, dz, w['lora_b']),
+            'lora_b': s * np.einsum('bld,dr,blhc->rhc', x, w['lora_a'], dz)}
+    if dora:
+        want['magnitude'] = (dz * np.einsum('bld,dhc->blhc', x, v)).sum((0, 1)) / w['magnitude']
+
+    layer = Linear((2, 4), ('batch', 'seq', 'heads', 'head_dim'), True)
+    base = {'q': {name: jnp.float32(w[name]) for name in ('kernel', 'bias')}}
+    adapter = {'q': {name: jnp.float32(w[name]) for name in want}}
+
+    def loss(adapter):
+        params = lora.combine(base, adapter, _config(rslora=rslora, dora=dora))['q']
+        got = layer.apply({'params': params}, jnp.float32(x))
+        return jnp.sum(got * jnp.float32(dy)), got
+    (_, got), grads = jax.value_and_grad(loss, has_aux=True)(adapter)
+    np.testing.assert_allclose(got, y, rtol=1e-4, atol=1e-4)
+    assert set(grads['q']) == set(want)
+    for name, value in want.items():
+        np.testing.assert_allclose(grads['q'][name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+# Whole models.
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_a_fresh_adapter_changes_nothing(dtype):
+    """Not a bit; DoRA divides by a norm that it has just multiplied with."""
+    cfg = toy_models.config('llama', dtype=dtype)
+    params, logits = _params(cfg), _logits(cfg)
+    fresh = logits(lora.combine(params, _init(params, CONFIG), CONFIG))
+    np.testing.assert_array_equal(fresh, logits(params))
+    config = _config(dora=True)
+    fresh = logits(lora.combine(params, _init(params, config), config))
+    np.testing.assert_allclose(fresh, logits(params), atol=1e-5 if dtype == 'float32' else 0.05)
+
+
+@pytest.mark.parametrize('family,changes,model', [
+    ('llama', {}, {}),
+    # Two groups of (local, global), and a tail.
+    ('gemma2', dict(dora=True, base='nf4'), dict(num_layers=5)),
+    ('gpt2', dict(rslora=True, base='int8', train_embeddings=True), dict(tie_embeddings=False)),
+    ('qwen3', dict(dora=True, targets=('attention/[qv]', 'mlp/down'), train_embeddings=True), {}),
+    ('llama', dict(base='bfloat16', targets=('attention/*',)), {}),
+])
+def test_merged_is_combined(family, changes, model):
+    cfg, config = toy_models.config(family, **model), _config(**changes)
+    params, logits = _params(cfg), _logits(cfg)
+    base = lora.prepare_base(params, config)
+    adapter = _adapter(base, config)
+    before = _digests(base), _digests(params)
+    combined = logits(lora.combine(base, adapter, config))
+    merged = lora.merge(base, adapter, config)
+    np.testing.assert_allclose(logits(merged), combined, atol=1e-5)
+    assert np.abs(combined - logits(base)).max() > 0.3
+    # A plain model again, and the base as it was.
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), merged) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), params)
+    assert (_digests(base), _digests(params)) == before
+
+
+def test_adapters_share_the_base():
     cfg = toy_models.config('llama')
-    params, spec = toy_models.params(cfg), settings(dora=True, targets=('mlp/up',))
-    adapter, tokens = random_adapter(params, spec), toy_models.tokens(cfg, 1, 5)
-    from jaxllm.models.layers import Linear
-    leaves = jax.tree.map(lambda x: x[0], lora.combine(params, adapter, spec)['layers']['layer_0'][
-        'mlp']['up'])
-    x = jnp.asarray(np.random.default_rng(2).normal(size=(1, 5, cfg.d_model)), jnp.float32)
-    del tokens
-
-    def total(b):
-        out = Linear((cfg.d_ff,), ('batch', 'seq', 'd_ff'), False).apply(
-            {'params': leaves | {'lora_b': b}}, x)
-        return out.sum()
-    w, a, b = (np.asarray(leaves[n], np.float64) for n in ('kernel', 'lora_a', 'lora_b'))
-    factor = np.asarray(leaves['magnitude']) / np.linalg.norm(w + a @ b, axis=0)
-    want = np.asarray(x, np.float64).reshape(-1, cfg.d_model).sum(0) @ a
-    np.testing.assert_allclose(jax.grad(total)(leaves['lora_b']), want[:, None] * factor[None],
-                               rtol=2e-4)
+    base = lora.prepare_base(_params(cfg), _config(base='nf4'))
+    config = _config(base='nf4', train_embeddings=True)
+    trees = [lora.combine(base, _adapter(base, config, seed), config) for seed in range(2)]
+    flat = lambda tree: {jax.tree_util.keystr(path): x for path, x
+                         in jax.tree_util.tree_leaves_with_path(tree)}
+    base, (one, two) = flat(base), map(flat, trees)
+    for path, x in base.items():
+        if path == "['embed']['tokens']":
+            assert one[path] is not x and one[path] is not two[path]
+        else:
+            assert one[path] is x and two[path] is x, path
+    new = set(one) - set(base)
+    assert len(new) == 2 * 7 and all(path.endswith(("['lora_a']", "['lora_b']")) for path in new)
 
 
-def _batch(cfg, B=8, L=6):
-    tokens = toy_models.tokens(cfg, B, L + 1)
-    weights = np.random.default_rng(5).integers(0, 2, (B, L)).astype(np.float32)
-    return {'tokens': tokens[:, :-1], 'targets': tokens[:, 1:], 'loss_weights': weights,
-            'segment_ids': np.ones((B, L), np.int32),
-            'positions': np.tile(np.arange(L, dtype=np.int32)[None], (B, 1)),
+def test_another_remat_computes_the_same_gradients():
+    config = _config(dora=True, base='nf4', targets=('attention/[qo]', 'mlp/down'))
+    results = []
+    for remat in ('none', 'full'):
+        cfg = toy_models.config('llama', remat=remat)
+        base = lora.prepare_base(_params(cfg), config)
+        adapter = _adapter(base, config)
+        results.append(jax.jit(jax.value_and_grad(_loss(cfg, config)))(adapter, base))
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def _loss(cfg, config):
+    tokens_BL = toy_models.tokens(cfg, 2, 9)
+
+    def loss(adapter, base):
+        params = lora.combine(base, adapter, config)
+        logits_BLV = transformer.apply(params, cfg, tokens_BL[:, :-1])
+        return optax.softmax_cross_entropy_with_integer_labels(logits_BLV, tokens_BL[:, 1:]).mean()
+    return loss
+
+
+def test_decoding_with_an_adapter_writes_what_the_merged_model_writes():
+    cfg = toy_models.config('llama', num_layers=2)
+    config = _config(dora=True, base='int8', targets=('attention/*',))
+    base = lora.prepare_base(_params(cfg), config)
+    adapter = _adapter(base, config)
+    greedy = decode.SamplingConfig(temperature=0., max_new_tokens=9)
+    prompts = [[3, 1, 4], [1, 5, 9, 2, 6]]
+    write = lambda params: decode.generate(params, cfg, prompts, greedy)
+    got = write(lora.combine(base, adapter, config))
+    want = write(lora.merge(base, adapter, config))
+    assert got.tokens == want.tokens
+    for a, b in zip(got.logprobs, want.logprobs, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+# What is trained.
+
+def _results(jaxpr):
+    """Shapes of the results of all matrix products of a jaxpr, in loops and calls as well."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == 'dot_general':
+            yield eqn.outvars[0].aval.shape
+        for value in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, 'eqns')
+                                     or hasattr(x, 'jaxpr')):
+            inner = getattr(value, 'jaxpr', value)
+            if hasattr(inner, 'eqns'):
+                yield from _results(inner)
+
+
+@pytest.mark.parametrize('base', ['float32', 'nf4'])
+@pytest.mark.parametrize('dora', [False, True])
+def test_nothing_of_a_kernels_shape_is_computed(base, dora):
+    """Neither W + A B nor a gradient by W, in the forward pass and in the backward one."""
+    cfg = toy_models.config('llama', d_ff=22)
+    config = _config(base=base, dora=dora)
+    params = toy_models.shapes(cfg)
+    frozen = jax.eval_shape(lambda p: lora.prepare_base(p, config), params)
+    adapter = jax.eval_shape(lambda p: lora.init_adapter(jax.random.key(0), p, config), params)
+    kernels = {leaves['kernel'].shape[1:] for _, leaves in lora.linears(params)}
+    assert len(kernels) == 5  # q; k and v; o; up and gate; down
+    # A product may have its axes in another order.
+    kernels = {tuple(sorted(shape)) for shape in kernels}
+    seen = lambda fun, *args: {tuple(sorted(shape)) for shape in _results(
+        jax.make_jaxpr(fun)(*args).jaxpr)}
+    assert not kernels & seen(jax.value_and_grad(_loss(cfg, config)), adapter, frozen)
+    full = lambda params: _loss(cfg, config)({}, params)
+    assert kernels <= seen(jax.grad(full), params)
+
+
+def _batch(cfg, B, L):
+    tokens_BL = toy_models.tokens(cfg, B, L + 1)
+    return {'tokens': tokens_BL[:, :-1], 'targets': tokens_BL[:, 1:],
+            'loss_weights': np.ones((B, L), np.float32), 'segment_ids': np.ones((B, L), np.int32),
+            'positions': np.tile(np.arange(L, dtype=np.int32), (B, 1)),
             'num_bytes': np.ones(B, np.float32)}
 
 
-def _step(cfg, spec, base, accum=1):
-    """(step, state, frozen) of a run that trains an adapter."""
-    adapter = jax.tree.map(jnp.asarray, random_adapter(base, spec))
-    config = optim.OptimConfig(name='adamw', lr=0.1, schedule='constant', warmup_steps=0,
-                               decay_share=0.0, final_lr_share=0.0, b1=0.9, b2=0.95, eps=1e-8,
-                               weight_decay=0.1, clip_norm=0.0, ema_decay=0.0, muon_momentum=0.95)
-    optimizer = optim.make_optimizer(config, adapter)
-    objective = assembled(lm(cfg), lambda t, f: lora.combine(f['base'], t, spec))
-    step = make_train_step(objective, optimizer, optim.schedule(config, 10), seed=0, guard=GUARD,
-                           accum=accum)
-    return step, create(adapter, optimizer, ema=False, aux={'guard': guard_state(GUARD)}), {
-        'base': base}
+_OPTIM = optim.OptimConfig(
+    name='adamw', lr=0.03, schedule='constant', warmup_steps=0, decay_share=0., final_lr_share=1.,
+    b1=0.9, b2=0.95, eps=1e-2, weight_decay=0.1, clip_norm=1., ema_decay=0.0, muon_momentum=0.95)
 
 
-@pytest.mark.parametrize('kind', [{}, {'dora': True}, {'base': 'nf4'}, {'train_embeddings': True}],
-                         ids=str)
-def test_only_the_adapter_is_trained(kind):
-    cfg, spec = toy_models.config('llama'), settings(**kind)
-    base = lora.prepare_base(toy_models.params(cfg), spec)
-    step, state, frozen = _step(cfg, spec, base)
-    before = hashes(base)
-    new, metrics = jax.jit(step)(state, frozen, _batch(cfg))
-    assert hashes(base) == before and np.isfinite(metrics['loss'])
-    sizes = {x.shape for x in jax.tree.leaves(state.opt_state)}
-    own = {x.shape for x in jax.tree.leaves(state.trainable)}
-    assert sizes <= own | {()}
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.trainable, new.trainable)
+_SPREAD = dict(vocab_size=56, num_layers=2, d_ff=48, attention__head_dim=4,
+               attention__num_heads=8)
+
+
+@pytest.fixture(scope='module')
+def trained():
+    """(config, model, base, adapter, objective, batch) of a DoRA on an nf4 base."""
+    config = _config(dora=True, base='nf4', train_embeddings=True,
+                     targets=('attention/[qo]', 'mlp/down'))
+    cfg = toy_models.config('llama', **_SPREAD)
+    objective = lm(cfg, chunk_size=4)
+
+    def adapted(adapter, frozen, batch, rng):
+        return objective(lora.combine(frozen, adapter, config), None, batch, rng)
+    base = jax.device_get(lora.prepare_base(_params(cfg), config))
+    return base, _adapter(base, config), adapted, _batch(cfg, 16, 5)
+
+
+def test_a_step_changes_the_adapter_alone(trained):
+    base, adapter, objective, batch = trained
+    guard, optimizer = step.GuardConfig(0., 3, 5), optim.make_optimizer(_OPTIM, adapter)
+    base, before = jax.tree.map(jnp.asarray, base), _digests(base)
+    now = jax.jit(lambda adapter: state.create(
+        adapter, optimizer, ema=False, aux={'guard': step.guard_state(guard)}))(adapter)
+    fn = jax.jit(step.make_train_step(objective, optimizer, optim.schedule(_OPTIM, 9), seed=0,
+                                      accum=2, clip_norm=1., guard=guard), donate_argnums=0,
+                 compiler_options=_QUICK)
+    losses = []
+    for _ in range(2):
+        now, metrics = fn(now, base, batch)
+        losses.append(float(metrics['loss']))
+    assert losses[1] < losses[0] - 0.01
+    assert _digests(base) == before
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max() > 0, now.trainable, adapter)
     assert all(jax.tree.leaves(moved))
+    # Token table; q 16 -> 32, o 32 -> 16, down 48 -> 16 of two layers: A, B and magnitudes.
+    size = 56 * 16 + 2 * (3 * (16 + 32 + 32 + 16 + 48 + 16) + 32 + 16 + 16)
+    assert lora.num_trainable(now.trainable) == size
+    # Adam's moments and its count, and none for the base.
+    assert sum(x.size for x in jax.tree.leaves(now.opt_state)) == 2 * size + 1
 
 
-def test_no_gradient_of_a_kernel_is_computed():
-    """No matrix product of a step has a result of the shape of an adapted kernel."""
-    cfg, spec = toy_models.config('llama'), settings()
-    base = toy_models.params(cfg)
-    step, state, frozen = _step(cfg, spec, base)
-    text = jax.jit(step).lower(state, frozen, _batch(cfg)).as_text()
-    shapes = {leaves['kernel'].shape[1:] for leaves in quantize.linears(base).values()}
-    assert shapes
-    products = [line for line in text.splitlines() if 'dot_general' in line]
-    results = {tuple(map(int, line.rsplit('tensor<', 1)[1].split('xf32')[0].split('x')))
-               for line in products if 'xf32' in line.rsplit('tensor<', 1)[1]}
-    assert products and not results & shapes
-    # The check sees them where all weights are trained.
-    whole = jax.jit(jax.grad(lambda p: lm(cfg)(p, {}, _batch(cfg), None).terms['lm'].sum))
-    text = whole.lower(base).as_text()
-    results = {tuple(map(int, line.rsplit('tensor<', 1)[1].split('xf32')[0].split('x')))
-               for line in text.splitlines()
-               if 'dot_general' in line and 'xf32' in line.rsplit('tensor<', 1)[1]}
-    assert results & shapes
+def _gradients(trained, mesh):
+    base, adapter, objective, batch = trained
+
+    def loss(adapter, base, batch):
+        term = objective(adapter, base, batch, None).terms['lm']
+        return term.sum / term.weight
+    with jax.set_mesh(mesh):
+        places = [shardings(lora.adapter_axes(x), x, mesh) for x in (adapter, base)]
+        places += [batch_shardings(batch, mesh)]
+        fn = jax.jit(jax.value_and_grad(loss), compiler_options=_QUICK,
+                     in_shardings=tuple(places))
+        return fn(*jax.device_put((adapter, base, batch), tuple(places)))
+
+
+@pytest.fixture(scope='module')
+def one_device(trained):
+    return _gradients(trained, make_mesh(devices=jax.devices()[:1]))
 
 
 @pytest.mark.parametrize('preset', PRESETS)
-@pytest.mark.parametrize('base', ['float32', 'nf4', 'int8'])
-def test_eight_devices_are_as_one(preset, base):
-    cfg = toy_models.config('llama', d_model=32, d_ff=64, attention__num_heads=8,
-                            attention__num_kv_heads=8, attention__head_dim=8, vocab_size=48)
-    spec = settings(base=base)
-    frozen = lora.prepare_base(toy_models.params(cfg), spec)
-    step, state, constants = _step(cfg, spec, frozen, accum=1)
-    batch = _batch(cfg)
-    _, want = jax.jit(step)(state, constants, batch)
-    eight = make_mesh(ShardingConfig(preset))
-    with jax.set_mesh(eight):
-        places = shardings(transformer.param_axes(frozen), frozen, eight)
-        constants = {'base': jax.device_put(frozen, places)}
-        own = shardings(transformer.param_axes(state.trainable), state.trainable, eight)
-        state = jax.device_put(state, state_shardings(jax.eval_shape(lambda: state), own, eight))
-        _, got = jax.jit(step)(state, constants, batch)
-    for name in ('loss', 'grad_norm'):
-        np.testing.assert_allclose(got[name], want[name], rtol=2e-5)
+def test_every_mesh_computes_the_same(trained, one_device, preset):
+    mesh = make_mesh(ShardingConfig(preset=preset))
+    assert mesh.size == 8
+    for a, b in zip(*map(jax.tree.leaves, (_gradients(trained, mesh), one_device)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_accumulation_changes_nothing():
-    cfg, spec = toy_models.config('llama'), settings()
-    base = toy_models.params(cfg)
-    results = []
-    for accum in (1, 4):
-        step, state, frozen = _step(cfg, spec, base, accum)
-        results.append(jax.jit(step)(state, frozen, _batch(cfg))[1])
-    for name in ('loss', 'grad_norm'):
-        np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-5)
+def test_leaves_lie_where_the_kernel_lies():
+    mesh = make_mesh(ShardingConfig(preset='fsdp_tp'))
+    config = _config(dora=True, base='nf4')
+    with jax.set_mesh(mesh):
+        params = toy_models.shapes(toy_models.config('llama', **_SPREAD))
+        tree = jax.eval_shape(lambda p: lora.combine(
+            lora.prepare_base(p, config), lora.init_adapter(jax.random.key(0), p, config), config),
+            params)
+        places = shardings(lora.adapter_axes(tree), tree, mesh)
+    layer = jax.tree.map(lambda x: tuple(x.spec), places['layers']['layer_0'])
+    assert layer['attention']['o'] == {
+        'kernel_nf4': (None, 'tensor', None, 'fsdp'),
+        'kernel_absmax': (None, 'tensor', None, 'fsdp'),
+        'lora_a': (None, 'tensor', None, None), 'lora_b': (None, None, 'fsdp'),
+        'magnitude': (None, 'fsdp')}
+    assert layer['mlp']['up'] == {
+        'kernel_nf4': (None, 'fsdp', 'tensor'), 'kernel_absmax': (None, None, 'tensor'),
+        'lora_a': (None, 'fsdp', None), 'lora_b': (None, None, 'tensor'),
+        'magnitude': (None, 'tensor')}
 
 
-@pytest.mark.parametrize('kind', [{}, {'base': 'nf4'}], ids=str)
-def test_decoding_with_an_adapter(kind):
-    cfg, spec = toy_models.config('gemma3'), settings(**kind)
-    base = lora.prepare_base(toy_models.params(cfg), spec)
-    adapter = random_adapter(base, spec)
-    sampling = decode.SamplingConfig(max_new_tokens=6, temperature=0.0)
-    prompts = [[3, 1, 4], [1, 5, 9, 2, 6]]
-    beside = decode.generate(lora.combine(base, adapter, spec), cfg, prompts, sampling)
-    merged = decode.generate(lora.merge(base, adapter, spec), cfg, prompts, sampling)
-    assert beside.tokens == merged.tokens
-    np.testing.assert_allclose(beside.logprobs, merged.logprobs, atol=1e-4)
+@pytest.mark.parametrize('name', optim.OPTIMIZERS)
+def test_weight_decay_is_for_matrices(name):
+    """And Muon leaves the factors to AdamW, whose first direction is the gradient's sign."""
+    params = toy_models.shapes(toy_models.config('llama'))
+    adapter = jax.eval_shape(lambda p: lora.init_adapter(
+        jax.random.key(0), p, _config(dora=True, train_embeddings=True)), params)
+    adapter = jax.tree.map(lambda x: np.full(x.shape, 10., np.float32), adapter)
+    grads = jax.tree.map(np.ones_like, adapter)
+    optimizer = optim.make_optimizer(dataclasses.replace(_OPTIM, name=name, eps=1e-9), adapter)
+    directions, _ = jax.jit(lambda adapter, grads: optimizer.update(
+        grads, optimizer.init(adapter), adapter))(adapter, grads)
+    for path, x in jax.tree_util.tree_leaves_with_path(directions):
+        np.testing.assert_allclose(x, 1 if path[-1].key == 'magnitude' else 2, rtol=1e-5)
 
 
-def test_changing_adapters_shares_the_base():
-    cfg, spec = toy_models.config('llama'), settings()
-    base = jax.tree.map(jnp.asarray, toy_models.params(cfg))
-    tokens = toy_models.tokens(cfg, 1, 6)
-    first, second = (random_adapter(base, spec, seed) for seed in (1, 2))
-    logits = [np.asarray(transformer.apply(lora.combine(base, x, spec), cfg, tokens))
-              for x in (first, second, first)]
-    np.testing.assert_array_equal(logits[0], logits[2])
-    assert (logits[0] != logits[1]).any()
-    combined = lora.combine(base, first, spec)
-    for path, leaves in quantize.linears(base).items():
-        node = combined
-        for name in path:
-            node = node[name]
-        assert node['kernel'] is leaves['kernel']
+# Making one.
+
+def test_the_start_of_an_adapter():
+    cfg = toy_models.config('llama', d_model=48)
+    params = _params(cfg)
+    adapter = _init(params, _config(rank=12, dora=True))
+    for path, leaves in lora.linears(params):
+        kernel = np.float64(leaves['kernel'])
+        axes = lora.input_axes(path)
+        inputs, new = np.prod([kernel.shape[i] for i in axes]), adapter
+        for part in path:
+            new = new[part]
+        # Uniform in +-1 / sqrt(inputs).
+        assert np.abs(new['lora_a']).max() <= inputs ** -0.5
+        np.testing.assert_allclose(np.std(new['lora_a']), (3 * inputs) ** -0.5, rtol=0.1)
+        assert np.all(new['lora_b'] == 0)
+        np.testing.assert_allclose(new['magnitude'], np.sqrt((kernel ** 2).sum(axes)), rtol=1e-5)
+    firsts = [np.asarray(x).ravel()[0] / np.abs(x).max()
+              for path, x in jax.tree_util.tree_leaves_with_path(adapter)
+              if path[-1].key == 'lora_a']
+    assert len(set(firsts)) == 7  # no key is used twice
 
 
-@pytest.mark.parametrize('remat', ['dots', 'full'])
-def test_remat_and_bfloat16(remat):
-    cfg = toy_models.config('gemma2', remat=remat, dtype='bfloat16')
-    plain = toy_models.config('gemma2')
-    spec = settings()
-    base = toy_models.params(cfg)
-    step, state, frozen = _step(cfg, spec, base)
-    exact, _, _ = _step(plain, spec, base)
-    got, want = (jax.jit(f)(state, frozen, _batch(cfg))[1] for f in (step, exact))
-    np.testing.assert_allclose(got['loss'], want['loss'], rtol=2e-2)
+def test_embeddings_are_copies():
+    """The trainer gives the buffers of what it trains away."""
+    params = _params(toy_models.config('llama', tie_embeddings=False))
+    adapter = lora.init_adapter(jax.random.key(0), params, _config(train_embeddings=True))
+    for got, want in ((adapter['embed']['tokens'], params['embed']['tokens']),
+                      (adapter['head']['kernel'], params['head']['kernel'])):
+        np.testing.assert_array_equal(got, want)
+        got.delete()
+        assert not want.is_deleted()
+    assert set(adapter) == {'layers', 'embed', 'head'}
 
 
-@pytest.mark.parametrize('changes, message', [
-    ({'targets': ('attention/query',)}, "'attention/query' fits no layer; the layers are attention"),
-    ({'rank': 17}, 'lora.rank=17 is more than'),
-    ({'rank': -1}, 'lora.rank=-1 must be at least 1'),
-    ({'alpha': 0.0}, 'lora.alpha=0.0 must be positive'),
-    ({'base': 'int4'}, 'int4.*float32, bfloat16, int8, nf4'),
-    ({'rank': 0, 'base': 'nf4'}, 'lora.rank=0 trains them all'),
-    ({'targets': ()}, 'expected patterns'),
-], ids=str)
-def test_what_cannot_be(changes, message):
-    cfg = toy_models.config('llama')
+def test_magnitudes_are_those_of_the_stored_base():
+    params = _params(toy_models.config('llama'))
+    config = _config(dora=True, base='nf4')
+    one, two = _init(params, config), _init(lora.prepare_base(params, config), config)
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    plain = _init(params, _config(dora=True))
+    q = lambda tree: tree['layers']['layer_0']['attention']['q']['magnitude']
+    assert np.abs(q(one) - q(plain)).max() > 1e-3
+
+
+@pytest.mark.parametrize('wrong,message', [
+    (dict(targets=('attention/q', 'mlp/fc')), "'mlp/fc' matches no layer; there are attention/k, "),
+    (dict(rank=13), 'rank=13 must be from 1 to 12, .* attention/k .16 x 12'),
+    (dict(rank=0), 'rank=0 must be from 1'),
+])
+def test_an_adapter_that_does_not_fit_the_model_is_an_error(wrong, message):
+    params = toy_models.shapes(toy_models.config('llama'))
     with pytest.raises(InputError, match=message):
-        lora.target_paths(toy_models.params(cfg), settings(**changes))
+        lora.init_adapter(jax.random.key(0), params, _config(**wrong))
+
+
+@pytest.mark.parametrize('wrong', [
+    dict(rank=-1), dict(alpha=0.), dict(alpha=float('inf')), dict(targets=()),
+    dict(targets='attention/q'), dict(base='int4')])
+def test_values_that_make_no_sense_are_errors(wrong):
+    with pytest.raises(InputError, match=f'lora.{next(iter(wrong))}='):
+        _config(**wrong)

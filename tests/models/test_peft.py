@@ -11,7 +11,7 @@ import pytest
 import toy_models
 
 from jaxllm.errors import InputError
-from jaxllm.models import lora, peft as ours, quantize, transformer
+from jaxllm.models import lora, peft as ours, transformer
 from jaxllm.models.peft_layout import GPT2, LLAMA, modules_of
 from jaxllm.sharding import make_mesh
 
@@ -149,7 +149,7 @@ def test_peft_computes_what_we_do(tmp_path, base, changes):
     # And back, to the leaf.
     found, back = ours.load_peft(tmp_path, cfg, modules)
     _equal_trees(back, adapter)
-    names = sorted({'/'.join(path[-2:]) for path in quantize.linears(params)})
+    names = sorted({'/'.join(path[-2:]) for path, _ in lora.linears(params)})
     assert dataclasses.replace(found, targets=config.targets) == config
     assert sorted(found.targets) == [
         name for name in names if name in {'/'.join(path[-2:]) for path in

@@ -86,4 +86,4 @@ def test_the_prediction_is_near_what_the_compiler_says(lora, remat):
         compiled = jax.jit(fn, donate_argnums=0).lower(tree, frozen, batch).compile()
     report = plan.memory_report(compiled, mesh)
     predicted = memory.predict_memory(cfg, B, L, lora)
-    assert 0.75 < predicted.total / (report.arguments + report.temporaries) < 1.4
+    assert 0.75 < predicted.total / (report.arguments + report.temporaries) < 1.33

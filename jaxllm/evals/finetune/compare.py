@@ -151,7 +151,7 @@ def _judged(text, accepted):
 
 # name: (label, unit, higher is better, what it measures)
 MEASURED = {
-    'nll': ('Surprise at held-out answers', 'nats per token', False,
+    'nll': ('Surprise at new answers', 'nats per token', False,
             'how unlikely the model finds the right answers to prompts it has not seen; the most '
             'sensitive measure of all'),
     'score': ('Held-out answers', 'share', True, 'see the rule below the table'),
@@ -171,7 +171,7 @@ MEASURED = {
     'fact/wrong': ('Wrong about facts', 'share', False, 'the same facts, answered wrongly'),
     'unknown/made_up': ('Makes things up', 'share', False,
                         'questions about things that do not exist, answered as if they did'),
-    'general': ('Surprise at ordinary text', 'bits per byte', False,
+    'general': ('Surprise at other text', 'bits per byte', False,
                 'English documentation of Python: what the model knew before'),
 }
 GENERAL = ('format', 'fact/right', 'general')  # a loss here is forgetting

@@ -18,8 +18,7 @@ from jaxllm.data import chat, gguf_tokenizer
 from jaxllm.errors import InputError
 from jaxllm.models.convert import gguf_config, hf_config, names
 from jaxllm.models.convert.foreign import permuted
-from jaxllm.models.convert.weights import their_shape, to_theirs
-from jaxllm.models.quantize import NUM_INPUTS
+from jaxllm.models.convert.weights import num_inputs_of, their_shape, to_theirs
 
 _DTYPES = {'float32': ('F32', np.dtype(np.float32)), 'float16': ('F16', np.dtype(np.float16)),
            'bfloat16': ('BF16', np.dtype(ml_dtypes.bfloat16))}
@@ -112,18 +111,14 @@ def _write_safetensors(path, entries, weights, kind, dtype):
         os.fsync(file.fileno())
 
 
-def _inputs(entry):
-    return NUM_INPUTS.get(entry.leaves[0][-2], 1)
-
-
 def _their_shape(entry, weights):
     shapes = [weights.shape(leaf, entry.layer) for leaf in entry.leaves]
-    return their_shape(shapes, entry, _inputs(entry))
+    return their_shape(shapes, entry, num_inputs_of(entry))
 
 
 def _their_tensor(entry, weights):
     return to_theirs([weights.get(leaf, entry.layer) for leaf in entry.leaves], entry,
-                     _inputs(entry))
+                     num_inputs_of(entry))
 
 
 def export_gguf(path, model, weights, tokenizer, template, *, kind='f16', family='', name=''):

@@ -15,8 +15,8 @@ from jaxllm.errors import InputError
 from jaxllm.models.config import model_config
 from jaxllm.models.convert import gguf_config, hf_config, names
 from jaxllm.models.convert.files import GgufFile, SafetensorsFolder
-from jaxllm.models.convert.weights import fill_tree, from_theirs, their_shape
-from jaxllm.models.quantize import NUM_INPUTS
+from jaxllm.models.convert.weights import (fill_tree, from_theirs, num_inputs_of,
+                                           their_shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Foreign:
             name = next((prefix + tail for prefix, tail in _spellings(entry.name)
                          if prefix + tail in left), None)
             shapes = [self.shape(leaf, entry.layer) for leaf in entry.leaves]
-            inputs = NUM_INPUTS.get(entry.leaves[0][-2], 1)
+            inputs = num_inputs_of(entry)
             want = their_shape(shapes, entry, inputs)
             if name is None:
                 raise InputError(f'{self.path} has no tensor {entry.name}, expected one of shape '

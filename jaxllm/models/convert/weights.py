@@ -6,6 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxllm.models.transformer import PARAM_AXES, num_inputs
+
+
+def num_inputs_of(entry):
+    """How many leading axes of the kernels of an Entry are inputs; 1 for what is no kernel."""
+    name = f'{entry.leaves[0][-2]}/kernel'
+    return num_inputs(PARAM_AXES[name]) if name in PARAM_AXES else 1
+
 
 @dataclasses.dataclass(frozen=True)
 class TreeWeights:
