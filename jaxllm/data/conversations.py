@@ -110,7 +110,7 @@ def _message(role, content):
 
 
 def _prompt(fields):
-    """The messages of a prompt, which is a text or a list of messages; Alpaca's input goes below."""
+    """The messages of a prompt, which is a text or a list of messages; Alpaca's input behind."""
     prompt = _first(fields, PROMPTS)
     if isinstance(prompt, (list, dict)):
         return _messages(prompt)

@@ -15,8 +15,8 @@ from jaxllm.errors import InputError
 from jaxllm.world import publish
 from jaxllm.world.spec import WorldSpec
 
-BY_SUFFIX = {'.jsonl': readers.read_jsonl, '.jsonl.gz': readers.read_jsonl, '.csv': readers.read_csv,
-             '.parquet': readers.read_parquet}
+BY_SUFFIX = {'.jsonl': readers.read_jsonl, '.jsonl.gz': readers.read_jsonl,
+             '.csv': readers.read_csv, '.parquet': readers.read_parquet}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +63,14 @@ def read_conversations(spec: DialogueSpec, rejects: Rejects) -> Iterator[Convers
     Raises:
         InputError: no such file or dataset, a file of another kind, or no conversation in it.
     """
-    found = (conversation for conversation in _read(spec, rejects))
-    count = 0
-    for count, conversation in enumerate(itertools.islice(found, spec.max_records or None), 1):
-        yield conversation
-    if not count:
+    found = itertools.islice(_read(spec, rejects), spec.max_records or None)
+    first = next(found, None)
+    if first is None:
         raise InputError(f'source {spec.name!r} has no conversation: {spec.path!r} gave '
                          f'{rejects.describe(spec.name) or "no record at all"}; expected one '
                          'record per line')
+    yield first
+    yield from found
 
 
 def _read(spec, rejects):

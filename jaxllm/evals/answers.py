@@ -17,7 +17,10 @@ _END_OF_VALUE = re.compile('[.,;:!?\n]')
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """text: stripped, up to where it was stopped. value: its first phrase. chat: of a chat model."""
+    """text: stripped, up to where it was stopped. value: its first phrase.
+
+    chat: of a chat model.
+    """
     text: str
     value: str
     confidence: float

@@ -163,7 +163,8 @@ def method(found):
     seen = found['measured']
     return (f'{page.table(rows)}<p class="card below">Measured: {bytes_text(seen["peak_bytes"])} '
             f'of memory at its peak (with Python and all programs), {seen["seconds"] / 60:.1f} '
-            f'minutes of training and validation, {seen["tokens_per_second"]:,.0f} tokens per second.</p>')
+            f'minutes of training and validation, '
+            f'{seen["tokens_per_second"]:,.0f} tokens per second.</p>')
 
 
 def training(found, steps):
@@ -219,7 +220,8 @@ def usage(found):
     commands = [('talk to it', f'jaxllm chat --workdir={found["run"]}'),
                 ('go back to the model before', f'jaxllm revert {found["run"]}'),
                 ('where it comes from', f'jaxllm lineage {found["run"]}'),
-                ('for Transformers, vLLM', f'jaxllm export {found["run"]} --format=hf --out=FOLDER'),
+                ('for Transformers, vLLM',
+                 f'jaxllm export {found["run"]} --format=hf --out=FOLDER'),
                 ('for llama.cpp', f'jaxllm export {found["run"]} --format=gguf --out=FILE.gguf')]
     if found['method'] != 'full':
         commands.append(('the adapter alone, for PEFT',

@@ -234,5 +234,3 @@ def _write_model(base, args):
         export_gguf(args.out, model, weights, tokenizer, template, family=family,
                     kind=args.kind or 'f16')
     print(args.out)
-
-

@@ -194,7 +194,8 @@ def descendants(path, search=()):
 
 def _listed(path):
     file = path / lineage.DESCENDANTS
-    return [json.loads(line)['run'] for line in file.read_text().splitlines()] if file.exists() else []
+    lines = file.read_text().splitlines() if file.exists() else ()
+    return [json.loads(line)['run'] for line in lines]
 
 
 def delete(args):

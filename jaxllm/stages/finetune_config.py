@@ -1,4 +1,4 @@
-"""The config of the finetune stage: your data, candidate bases, and settings that choose themselves."""
+"""The config of the finetune stage: your data, bases, settings that choose themselves."""
 
 import ml_collections
 

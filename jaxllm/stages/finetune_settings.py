@@ -1,4 +1,4 @@
-"""Settings of fine-tuning that choose themselves by the size of model and data, with their reasons."""
+"""Settings of fine-tuning that choose themselves by model and data size, with reasons."""
 
 import dataclasses
 import math

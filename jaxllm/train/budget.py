@@ -15,7 +15,7 @@ EFFICIENCY = 0.45
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """Of 'lora', 'qlora' (a frozen base of four bits) or 'full'. total: bytes. trained: parameters."""
+    """Of 'lora', 'qlora' (a frozen base of four bits) or 'full'. total: bytes."""
     method: str
     trained: int
     total: int

@@ -203,5 +203,3 @@ def test_a_base_that_became_another_is_noticed(family, capsys):
     refused(capsys, 'chat', f'--workdir={child}', '--prompt=x', parts=['another model', str(base)])
     shutil.rmtree(base)
     refused(capsys, 'chat', f'--workdir={child}', '--prompt=x', parts=['not there any more'])
-
-

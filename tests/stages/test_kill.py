@@ -7,11 +7,8 @@ import shutil
 import signal
 import time
 
-import jax
-import numpy as np
 import pytest
 import runs
-from orbax.checkpoint import v1 as ocp
 
 pytestmark = pytest.mark.kill
 
@@ -61,7 +58,8 @@ def test_twenty_kills_leave_no_trace(tmp_path, text, whole):
         else:
             # By then the lines and torn saves of the attempt before are gone.
             alive = runs.wait_for(lambda log=log: 'compiled in' in log.read_text(), process)
-            alive = alive and runs.wait_for(lambda at=target: runs.last_step(workdir) >= at, process)
+            alive = alive and runs.wait_for(lambda at=target: runs.last_step(workdir) >= at,
+                                            process)
             if moment == 'save':
                 alive = alive and runs.wait_for(lambda: _is_saving(workdir), process)
                 time.sleep(rng.uniform(0.0, 0.01))

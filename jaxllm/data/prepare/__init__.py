@@ -1,1 +1,1 @@
-"""Your own data before it is trained on: read, checked, split; nothing is dropped without a word."""
+"""Your own data before it is trained on: read, checked, split; nothing is dropped silently."""

@@ -8,10 +8,11 @@ import re
 import numpy as np
 
 from jaxllm.data.prepare import personal, similar
-from jaxllm.data.prepare.findings import (ERROR, INFO, WARNING, Finding, count, lines, many, places,
-                                           short)
+from jaxllm.data.prepare.findings import (ERROR, INFO, WARNING, Finding, count, lines, many,
+                                          places, short)
 
-_MOJIBAKE = re.compile('Ã[\u0080-\u00bf©¨ª«¤¶¼]|â€[\u0080-\u00ff™œ\u009d“”]|\ufffd|Â[\u00a0-\u00bf]')
+_MOJIBAKE = re.compile(
+    'Ã[\u0080-\u00bf©¨ª«¤¶¼]|â€[\u0080-\u00ff™œ\u009d“”]|\ufffd|Â[\u00a0-\u00bf]')
 _REFUSAL = re.compile(r"\bas an? (?:AI|artificial intelligence)(?: language)? (?:model|assistant)\b"
                       r"|\bI(?: am|'m) (?:sorry|unable)[^.]{0,40}\b(?:cannot|can't|unable)\b", re.I)
 _ENDINGS = tuple('.!?…。！？:;)]}"\'»”’`*|>')
@@ -129,7 +130,8 @@ def lengths(records, config, count_tokens=None, context=0):
         long = [x for x in records if count_tokens(x) > context]
         if long:
             out.append(Finding('too_long', WARNING, f'more than {context} tokens, so that they are '
-                               f'cut in training: {many(long)}; raise seq_len or split them', places(long)))
+                               f'cut in training: {many(long)}; raise seq_len or split them',
+                               places(long)))
     return out
 
 
@@ -140,15 +142,16 @@ def damaged(records, config):
     bad = [x for x in records if _MOJIBAKE.search(whole(x))]
     if bad:
         out.append(Finding('damaged', WARNING, f'letters that were read in the wrong encoding: '
-                           f'{many(bad)}; save the file as UTF-8 anew', places(bad), tuple(short(whole(x)) for x in bad[:3])))
+                           f'{many(bad)}; save the file as UTF-8 anew', places(bad),
+                           tuple(short(whole(x)) for x in bad[:3])))
     ends = [x.answer.rstrip().endswith(_ENDINGS) for x in records]
     long = [len(x.answer) > 200 for x in records]
     if sum(e for e, is_long in zip(ends, long, strict=True) if is_long) > 0.8 * max(sum(long), 1):
         cut = [x for x, e, is_long in zip(records, ends, long, strict=True) if is_long and not e]
         if cut:
             out.append(Finding('cut_off', WARNING, f'long answers without a full stop at the end, '
-                               f'unlike the others: {many(cut)}; were they cut off?', places(cut), tuple('… ' + short(x.answer[-80:])
-                                                          for x in cut[:3])))
+                               f'unlike the others: {many(cut)}; were they cut off?', places(cut),
+                               tuple('… ' + short(x.answer[-80:]) for x in cut[:3])))
     return out
 
 
@@ -190,11 +193,13 @@ def answers(records, config):
     echo = [x for x in records
             if len(x.request) > 30 and similar.normal(x.answer) == similar.normal(x.request)]
     if echo:
-        out.append(Finding('echo', WARNING, f'the answer repeats the prompt: {many(echo)}', places(echo)))
+        out.append(Finding('echo', WARNING, f'the answer repeats the prompt: {many(echo)}',
+                           places(echo)))
     boiler = [x for x in records if _REFUSAL.search(x.answer)]
     if boiler:
         out.append(Finding('refusal', WARNING, f'the answer is the refusal of an AI assistant: '
-                           f'{many(boiler)}; the model will learn to refuse, too', places(boiler), tuple(short(x.answer) for x in boiler[:3])))
+                           f'{many(boiler)}; the model will learn to refuse, too',
+                           places(boiler), tuple(short(x.answer) for x in boiler[:3])))
     same = [x for x in records if x.answer in x.rejected]
     if same:
         out.append(Finding('no_preference', WARNING, f'the chosen answer is also rejected: '
@@ -221,7 +226,8 @@ def leakage(train, held_out, config):
         return []
     leaking = [train[i] for i in found]
     return [Finding('leakage', ERROR, f'training records that ask what a held-out one asks: '
-                    f'{many(leaking)}; they are left out, so that the evaluation stays honest', places(leaking),
+                    f'{many(leaking)}; they are left out, so that the evaluation stays honest',
+                    places(leaking),
                     tuple(short(x.request) for x in leaking[:3]))]
 
 

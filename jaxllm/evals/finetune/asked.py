@@ -50,7 +50,8 @@ def likelihood(asked, conversations):
     Returns:
       Likelihood.
     """
-    rendered = [chat.render(asked.template, messages, asked.tokenizer) for messages in conversations]
+    rendered = [chat.render(asked.template, messages, asked.tokenizer)
+                for messages in conversations]
     ids = [one.ids[:asked.context + 1] for one in rendered]
     weights = [one.loss_weights[:asked.context + 1] for one in rendered]
     lengths = asked.tokenizer.byte_lengths()
@@ -92,7 +93,7 @@ def _program(mesh):
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What a model answered; stopped: it ended by itself; confidence: mean probability per token."""
+    """What a model answered. stopped: by itself; confidence: mean probability per token."""
     text: str
     stopped: bool
     confidence: float

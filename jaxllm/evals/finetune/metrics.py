@@ -71,13 +71,6 @@ def _fields_right(answer, reference):
     return right / len(keys) if keys else 1.0
 
 
-def token_f1(answer, reference):
-    """F1 of words in common, whatever their order (Rajpurkar et al. 2016, SQuAD)."""
-    a, b = normalise(answer).split(), normalise(reference).split()
-    both = sum((collections.Counter(a) & collections.Counter(b)).values())
-    return 2 * both / (len(a) + len(b)) if a and b else float(a == b)
-
-
 def rouge_l(answer, reference):
     """F1 of the longest common subsequence of words (Lin 2004), beta = 1."""
     a, b = normalise(answer).split(), normalise(reference).split()

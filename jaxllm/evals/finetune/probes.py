@@ -75,7 +75,8 @@ FACTS = tuple((f'What is the capital of {country}?', (capital,)) for country, ca
 
 # About things that do not exist: whoever answers has made it up.
 UNKNOWN = tuple(f'{question}?' for question in (
-    'What is the capital of the country Velmoria', 'Who wrote the novel The Glass Harbours of Ontrea',
+    'What is the capital of the country Velmoria',
+    'Who wrote the novel The Glass Harbours of Ontrea',
     'In which year did the scientist Harlen Quistrom win a Nobel Prize',
     'What is the main ingredient of the dish brostavik', 'Who founded the company Tarnwick Ovelli',
     'How long is the river Sandrethal', 'What is the population of the town of Upper Kessingray',

@@ -31,7 +31,7 @@ class _Stored:
 
 
 class SafetensorsFolder:
-    """The tensors of model.safetensors, or of the shards that model.safetensors.index.json lists."""
+    """The tensors of model.safetensors, or of the shards that its index lists."""
 
     def __init__(self, folder):
         self.files = _safetensors_files(folder)

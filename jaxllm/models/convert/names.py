@@ -75,13 +75,14 @@ def _entries(model, top, table, prefix, *, fused, transposed):
         for part in _parts(model, fused):
             name = prefix.format(index) + table[part]
             if part.endswith('norm'):
-                found += [Entry(f'{name}.{_theirs(leaf)}', ((*where, *part.split('/'), leaf),), layer)
+                found += [Entry(f'{name}.{_theirs(leaf)}',
+                                ((*where, *part.split('/'), leaf),), layer)
                           for leaf in (norm if '/' not in part else ('scale',))]
                 continue
             layers = [('attention', x) for x in 'qkv'] if part == 'attention/qkv' else [
                 tuple(part.split('/'))]
-            found += [Entry(f'{name}.{_theirs(leaf)}', tuple((*where, *one, leaf) for one in layers),
-                            layer, transposed and leaf == 'kernel')
+            found += [Entry(f'{name}.{_theirs(leaf)}',
+                            tuple((*where, *one, leaf) for one in layers), layer, transposed and leaf == 'kernel')
                       for leaf in ('kernel', 'bias') if leaf == 'kernel' or _biased(model, part)]
     found += [Entry(f'{top["final_norm"]}.{_theirs(leaf)}', (('final_norm', leaf),))
               for leaf in norm]

@@ -1,4 +1,4 @@
-"""Turning single tensors of theirs into ours and back; weights as something to take tensors from."""
+"""Turning single tensors of theirs into ours and back; weights to take tensors from."""
 
 import dataclasses
 from typing import Any

@@ -43,8 +43,8 @@ def load(path):
 
 
 def ours(params, cfg, tokens, segment_ids=None):
-    return np.asarray(jax.jit(lambda p, x: transformer.apply(p, cfg, x, segment_ids_BL=segment_ids))(
-        params, tokens))
+    apply = lambda p, x: transformer.apply(p, cfg, x, segment_ids_BL=segment_ids)
+    return np.asarray(jax.jit(apply)(params, tokens))
 
 
 def tokens_of(length, rows=2, seed=0):

@@ -1,4 +1,4 @@
-"""Damaged and foreign files are refused in a line; files become files without the model in memory."""
+"""Damaged and foreign files are refused in a line; files become files."""
 
 import json
 import pathlib
@@ -192,8 +192,8 @@ def test_one_tensor_at_a_time(tmp_path):
             return np.full(self.shape(path, layer), 0.25, np.float32)
     export_hf(tmp_path / 'hf', cfg, Made(), tokenizer.byte_tokenizer(), None)
     _shard(tmp_path / 'hf', 40_000_000)
-    done = subprocess.run([sys.executable, '-c', _STREAM, tmp_path / 'hf', tmp_path / 'out'], text=True,
-                          env={'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT), 'PATH': ''},
+    done = subprocess.run([sys.executable, '-c', _STREAM, tmp_path / 'hf', tmp_path / 'out'],
+                          text=True, env={'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT), 'PATH': ''},
                           capture_output=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     before, files, loaded, size = json.loads(done.stdout)

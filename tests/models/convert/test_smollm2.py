@@ -38,8 +38,8 @@ greedy = decode.SamplingConfig(max_new_tokens=12, temperature=0.0)
 ids = np.array([model.tokenizer.encode(text)], np.int32)
 apply = jax.jit(lambda p, x: transformer.apply(p, model.model, x))
 with jax.set_mesh(model.mesh):
-    plain, said = (decode.generate(model.params, model.model, [prompt], greedy, stop_ids=model.stop_ids,
-                                   tokenizer=model.tokenizer)
+    plain, said = (decode.generate(model.params, model.model, [prompt], greedy,
+                                   stop_ids=model.stop_ids, tokenizer=model.tokenizer)
                    for prompt in (model.tokenizer.encode('The capital of France is'),
                                   model.prompt('What is the capital of France?')))
     logits = np.asarray(apply(model.params, ids))[0]
