@@ -111,7 +111,7 @@ def _artefacts(verb):
     out.add_argument('--out', required=True, metavar='FOLDER|FILE.gguf', help='must be new')
     out.add_argument('--format', choices=('hf', 'gguf'), default='hf')
     out.add_argument('--kind', default='', metavar='KIND',
-                     help='hf: float32, bfloat16, float16; gguf: f16, q8_0, f32; default: the first')
+                     help='hf: float32, bfloat16 or float16; gguf: f16, q8_0 or f32')
     out.add_argument('--checkpoint', choices=('best', 'last'), default='best')
     rack = verb('adapters', 'several adapters on one base: add, list, activate, swap, remove, '
                 'merge, export', 'jaxllm adapters list runs/rack')

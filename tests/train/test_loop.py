@@ -102,7 +102,7 @@ def _train(workdir, compiled, *, bad=(), at_step=None, log=None, keep_last=2, **
     recorder = Recorder()
     log = recorder.log = log if log is not None else []
     config = loop.LoopConfig(**dict(num_steps=10, log_every=1, eval_every=4, sample_every=5,
-                                    save_every=3, profile_step=0) | settings)
+                                    save_every=3, patience=0, profile_step=0) | settings)
 
     def logged_step(state, frozen, batch):
         log.append(('step', int(state.step)))
@@ -355,16 +355,41 @@ def test_a_checkpoint_saved_for_a_signal_gets_its_rank_after_the_resume(tmp_path
 
 @pytest.mark.parametrize('wrong', [dict(num_steps=0), dict(log_every=0), dict(eval_every=-1),
                                    dict(sample_every=-1), dict(save_every=-2),
+                                   dict(patience=-1), dict(patience=1),
+                                   dict(patience=1, eval_every=2, save_every=4),
                                    dict(profile_step=-1)])
 def test_settings_that_make_no_sense(wrong):
     good = dict(num_steps=1, log_every=1, eval_every=0, sample_every=0, save_every=0,
-                profile_step=0)
+                patience=0, profile_step=0)
     with pytest.raises(InputError, match=f'train.{next(iter(wrong))}'):
         loop.LoopConfig(**good | wrong)
 
 
 def test_nothing_is_due_but_at_the_end():
     config = loop.LoopConfig(num_steps=7, log_every=1, eval_every=0, sample_every=2, save_every=3,
-                             profile_step=0)
+                             patience=0, profile_step=0)
     assert [step for step in range(8) if config.due(config.eval_every, step)] == [7]
     assert [step for step in range(8) if config.due(config.save_every, step)] == [0, 3, 6, 7]
+
+
+@pytest.mark.parametrize('losses, end', [
+    ((5, 4, 3, 4, 4, 2), 10),   # two behind the best at step 10, and the better one never comes
+    ((5, 4, 3, 4, 2, 4), 12),   # a lower one in between begins the count anew
+    ((5, float('nan'), float('nan'), 1, 1, 1), 6),  # what is no number is not better
+])
+def test_patience_ends_a_run_at_an_evaluation(losses, end, tmp_path, compiled, monkeypatch):
+    said = {2 * i + 2: x for i, x in enumerate(losses)}
+    monkeypatch.setattr(Recorder, 'evaluate', lambda self, state: {
+        'val/loss': float(said.get(int(state.step), 9.0))})
+    state, _ = _train(tmp_path, compiled, num_steps=12, eval_every=2, save_every=2, patience=2,
+                      sample_every=0)
+    assert int(state.step) == end
+    notes = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()
+             if '"note"' in line]
+    assert bool(notes) == (end < 12)
+    # Run again, it is over; nothing is written twice.
+    before = (tmp_path / 'metrics.jsonl').read_bytes()
+    state, log = _train(tmp_path, compiled, num_steps=12, eval_every=2, save_every=2, patience=2,
+                        sample_every=0)
+    assert int(state.step) == end and not [x for x in log if x[0] == 'step']
+    assert (tmp_path / 'metrics.jsonl').read_bytes() == before

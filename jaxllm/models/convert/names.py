@@ -82,7 +82,8 @@ def _entries(model, top, table, prefix, *, fused, transposed):
             layers = [('attention', x) for x in 'qkv'] if part == 'attention/qkv' else [
                 tuple(part.split('/'))]
             found += [Entry(f'{name}.{_theirs(leaf)}',
-                            tuple((*where, *one, leaf) for one in layers), layer, transposed and leaf == 'kernel')
+                            tuple((*where, *one, leaf) for one in layers), layer,
+                            transposed and leaf == 'kernel')
                       for leaf in ('kernel', 'bias') if leaf == 'kernel' or _biased(model, part)]
     found += [Entry(f'{top["final_norm"]}.{_theirs(leaf)}', (('final_norm', leaf),))
               for leaf in norm]

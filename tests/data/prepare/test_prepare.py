@@ -147,7 +147,8 @@ def test_preferences_and_files(tmp_path):
     prepared = prepare(save(tmp_path / 'd.jsonl', rows))
     assert prepared.counts['preferences'] == 48
     write(tmp_path / 'out', prepared)
-    kept = [json.loads(line) for line in (tmp_path / 'out' / 'train.jsonl').read_text().splitlines()]
+    lines = (tmp_path / 'out' / 'train.jsonl').read_text().splitlines()
+    kept = [json.loads(line) for line in lines]
     assert len(kept) == 40 and kept[0]['rejected'] == ['Go away.']
     assert kept[0]['origin'].startswith(str(tmp_path / 'd.jsonl'))
     again = prepare(tmp_path / 'out' / 'train.jsonl')

@@ -45,7 +45,8 @@ def test_the_form_of_answers():
 
 
 @pytest.mark.parametrize('checker, argument, good, bad', [
-    ('max_words', 2, 'two words', 'now three words'), ('one_of', ('yes', 'no'), 'Yes.', 'yes it is'),
+    ('max_words', 2, 'two words', 'now three words'),
+    ('one_of', ('yes', 'no'), 'Yes.', 'yes it is'),
     ('number', None, '8.', 'eight'), ('bullets', 2, '- a\n- b', '- a\n- b\n- c'),
     ('capitals', None, 'HELLO', 'Hello'), ('json', ('a',), '{"a": 1}', '{"b": 1}'),
     ('ends', '!', 'Oh!', 'Oh.'), ('ends', 'done', 'four. Done.', 'done it'),

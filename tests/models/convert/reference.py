@@ -36,8 +36,7 @@ FAMILIES = {
                                                     max_window_layers=2)),
     'qwen3': ('Qwen3', COMMON | dict(rope_theta=1e6)),
     'gemma2': ('Gemma2', COMMON | WINDOW | dict(
-        query_pre_attn_scalar=10, attn_logit_softcapping=20.0,
-                                                final_logit_softcapping=15.0)),
+        query_pre_attn_scalar=10, attn_logit_softcapping=20.0, final_logit_softcapping=15.0)),
     'gemma3': ('Gemma3', COMMON | WINDOW | dict(num_hidden_layers=7, query_pre_attn_scalar=9)),
     'gpt2': ('GPT2', dict(vocab_size=300, n_embd=32, n_layer=3, n_head=4, n_positions=64,
                           bos_token_id=1, eos_token_id=2)),

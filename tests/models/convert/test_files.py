@@ -193,8 +193,8 @@ def test_one_tensor_at_a_time(tmp_path):
     export_hf(tmp_path / 'hf', cfg, Made(), tokenizer.byte_tokenizer(), None)
     _shard(tmp_path / 'hf', 40_000_000)
     done = subprocess.run([sys.executable, '-c', _STREAM, tmp_path / 'hf', tmp_path / 'out'],
-                          text=True, env={'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT), 'PATH': ''},
-                          capture_output=True, check=False, timeout=300)
+                          text=True, capture_output=True, check=False, timeout=300, env={
+                              'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT), 'PATH': ''})
     assert done.returncode == 0, done.stderr
     before, files, loaded, size = json.loads(done.stdout)
     largest = 16_000 * 256 * 4
