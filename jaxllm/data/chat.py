@@ -1,19 +1,21 @@
 """Conversations as token ids and loss weights, by a Jinja template, in one place for every stage.
 
-What a person wrote is marked before the template sees it, by characters of a private-use plane that
-occur nowhere in the conversation. So the rendered text falls into pieces: a user's text is encoded
-as ordinary text, in which a typed `<|im_end|>` is just letters; the template's own text may hold
-special tokens. Tokens never reach over the edge of a piece, and the loss weight of every token is
-known from where it came, not searched for afterwards.
+What a person wrote is marked before the template sees it (see `marking`). So the rendered text
+falls into pieces: a user's text is encoded as ordinary text, in which a typed `<|im_end|>` is just
+letters; the template's own text may hold special tokens. Tokens do not reach over the edge of a
+piece, and the loss weight of every token is known from where it came, not searched for afterwards.
+One space that a template puts before a text goes with the text, as in running text
+(`Answer: Paris`), unless a prompt could end between the two.
 
 A template marks what the model is to learn with {% generation %} ... {% endgeneration %}. Of a
 template that came with a model and has no marks, the answers of the assistant are learned, each
-with what the template puts behind it up to the first special token.
+with what the template puts between its parts and behind it, up to the first special token.
 """
 
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 import re
@@ -24,15 +26,14 @@ import jinja2.nodes
 import jinja2.sandbox
 
 from jaxllm.config import write_atomic
+from jaxllm.data import marking
+from jaxllm.data.marking import ROLES
 from jaxllm.errors import InputError
 
-ROLES = ('system', 'user', 'assistant', 'tool')
 TEMPLATE = 'template'  # the role of the template's own text
 _FOLDER = pathlib.Path(__file__).parent / 'templates'
 _FILE, _ABOUT = 'chat_template.jinja', 'chat_template.json'
-_PLAIN_KEYS = ('role', 'type')  # of messages: not a person's text
-_MARKS = re.compile(r'\{%-?\s*(?:end)?generation\s*-?%\}')
-_FIRST_MARK, _LAST_MARK = 0xF0000, 0xFFFFD
+_MARKS = re.compile(r'(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ChatTemplate:
     def compiled(self):
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
-        environment.filters['tojson'] = _to_json
+        environment.filters.update(tojson=marking.to_json, trim=marking.trim)
         environment.globals['raise_exception'] = _refuse
         try:
             return environment.from_string(self.source)
@@ -91,11 +92,6 @@ class _Refused(Exception):
 
 def _refuse(message):
     raise _Refused(message)
-
-
-def _to_json(value, indent=None):
-    """As Transformers does: neither HTML nor non-ASCII letters are escaped."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def bundled():
@@ -142,8 +138,13 @@ def read_template(folder):
 
 
 def plain_source(template):
-    """The template without generation marks, for tools that do not know them."""
-    return _MARKS.sub('', template.source)
+    """The template without generation marks, for tools that do not know them.
+
+    A condition that always holds stands for each, so that Jinja treats the white space around it
+    in the same way.
+    """
+    plain = lambda found: f'{found[1]}{"endif" if found[2] else "if true"}{found[3]}'
+    return _MARKS.sub(plain, template.source)
 
 
 def check_messages(messages):
@@ -185,32 +186,43 @@ def render(template, messages, tokenizer, *, add_generation_prompt=False, train=
     if train:
         check_marked(template)
     pieces = _pieces(template, messages, tokenizer, add_generation_prompt, tools)
-    ids, weights, roles = [], [], []
-    open_answer = False  # behind an assistant's text whose end token has not come yet
+    ids, encoded = [], []
     for piece in pieces:
-        if piece.role != TEMPLATE:
-            new = tokenizer.encode_piece(piece.text)
-            open_answer = piece.role == 'assistant'
-        else:
-            new = tokenizer.encode_with_special(piece.text)
-        learned = [float(piece.learned)] * len(new)
-        if not template.marked and (piece.role == 'assistant' or open_answer):
-            learned, open_answer = _derived(piece, new, tokenizer)
-        ids += new
-        weights += learned
-        roles += [piece.role] * len(new)
-    return Rendered(ids, weights, roles)
+        encode = tokenizer.encode_with_special if piece.role == TEMPLATE else tokenizer.encode_piece
+        encoded.append(encode(piece.text, ids[-1] if ids else None))
+        ids += encoded[-1]
+    if template.marked:
+        weights = [[float(piece.learned)] * len(new)
+                   for piece, new in zip(pieces, encoded, strict=True)]
+    else:
+        weights = _derived(pieces, encoded, tokenizer)
+    roles = [[piece.role] * len(new) for piece, new in zip(pieces, encoded, strict=True)]
+    flat = itertools.chain.from_iterable
+    return Rendered(ids, list(flat(weights)), list(flat(roles)))
 
 
-def _derived(piece, ids, tokenizer):
-    """(weights, whether the answer goes on behind this piece) where a template has no marks."""
-    if piece.role == 'assistant':
-        return [1.0] * len(ids), True
+def _derived(pieces, encoded, tokenizer):
+    """Loss weights of each piece's tokens where a template has no marks."""
     specials = set(tokenizer.special.values())
-    end = next((i for i, token in enumerate(ids) if token in specials), None)
-    if end is None:
-        return [0.0] * len(ids), False
-    return [1.0] * (end + 1) + [0.0] * (len(ids) - end - 1), False
+    weights = [[0.0] * len(new) for new in encoded]
+    behind = None  # pieces of the template since the assistant's last text, if its turn is open
+    for i, (piece, new) in enumerate(zip(pieces, encoded, strict=True)):
+        end = 0
+        if piece.role == 'assistant':
+            end = len(new)
+        elif piece.role == TEMPLATE and behind is not None:
+            end = next((place for place, token in enumerate(new, 1) if token in specials), 0)
+        if end:
+            for j in behind or ():
+                weights[j] = [1.0] * len(weights[j])
+            weights[i][:end] = [1.0] * end
+        if piece.role == 'assistant':
+            behind = []
+        elif piece.role != TEMPLATE or end:
+            behind = None
+        elif behind is not None:
+            behind.append(i)
+    return weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,63 +235,52 @@ class _Piece:
 def _pieces(template, messages, tokenizer, add_generation_prompt, tools):
     """The rendered text as _Pieces."""
     check_messages(messages)
-    marks = _unused_marks(messages, template)
-    begin, end, *opens, close = marks
-    opens = dict(zip(ROLES, opens, strict=True))
+    marks = marking.Marks.unused(messages, tools, template.source)
     try:
         rendered = template.compiled.render(
-            messages=[_mark(dict(m), opens[m['role']], close) for m in messages],
+            messages=[marks.message(message, tokenizer) for message in messages],
             add_generation_prompt=add_generation_prompt, bos_token=tokenizer.bos,
-            eos_token=tokenizer.eos, tools=tools, _begin_generation=begin, _end_generation=end)
+            eos_token=tokenizer.eos, tools=marks.spelt(tools, tokenizer),
+            _begin_generation=marks.begin, _end_generation=marks.end)
     except (_Refused, jinja2.TemplateError, TypeError, KeyError) as error:
         raise InputError(f'chat template {template.name} does not take this conversation: {error}; '
                          'change its roles or their order, or use another template') from error
-    by_open = {mark: role for role, mark in opens.items()}
+    by_open = {mark: role for role, mark in marks.opens.items()}
     pieces, role, learned = [], TEMPLATE, False
-    for part in re.split(f'([{"".join(marks)}])', rendered):
-        if part in (begin, end):
-            learned = part == begin
-        elif part == close or part in by_open:
-            if (part == close) == (role == TEMPLATE):
+    for part in re.split(f'([{marks.begin}{marks.end}{marks.close}{"".join(by_open)}])', rendered):
+        if part in (marks.begin, marks.end):
+            learned = part == marks.begin
+        elif part == marks.close or part in by_open:
+            if (part == marks.close) == (role == TEMPLATE):
                 raise _apart(template)
-            role = TEMPLATE if part == close else by_open[part]
+            role = TEMPLATE if part == marks.close else by_open[part]
+        elif role != TEMPLATE and part:
+            pieces.append(_Piece(part.replace(marks.joint, ''), role, learned))
         elif part:
-            pieces.append(_Piece(part, role, learned))
+            pieces += [_Piece(own, TEMPLATE, learned) for own in part.split(marks.joint) if own]
     if role != TEMPLATE:
         raise _apart(template)
-    return pieces
+    return _with_spaces(pieces)
+
+
+def _with_spaces(pieces):
+    """Moves one space from the end of the template's text to the text behind it."""
+    moved = []
+    for piece in pieces:
+        before = moved[-1] if moved else None
+        # Without marks, a prompt may end before the assistant's text, with the space.
+        if (before and piece.role != TEMPLATE and before.role == TEMPLATE
+                and before.text.endswith(' ') and before.learned == piece.learned
+                and (piece.learned or piece.role != 'assistant')):
+            moved[-1] = dataclasses.replace(before, text=before.text[:-1])
+            piece = dataclasses.replace(piece, text=f' {piece.text}')
+        moved.append(piece)
+    return [piece for piece in moved if piece.text]
 
 
 def _apart(template):
     return InputError(f'chat template {template.name} takes the text of messages apart, so that it '
                       'is unknown which part a person wrote; use a template that leaves it whole')
-
-
-def _unused_marks(messages, template):
-    """As many private-use characters as there are kinds of marks, none of which occurs."""
-    used = set(json.dumps(messages, ensure_ascii=False, default=str)) | set(template.source)
-    marks, code = [], _FIRST_MARK
-    while len(marks) < len(ROLES) + 3:
-        if code > _LAST_MARK:
-            raise InputError('a conversation uses up the private-use characters of Unicode')
-        if chr(code) not in used:
-            marks.append(chr(code))
-        code += 1
-    return marks
-
-
-def _mark(value, opening, closing, key=''):
-    """Marks every text in a message but its role. White space at its ends stays outside, so that
-    templates can trim it: it is no special token."""
-    if isinstance(value, dict):
-        return {name: _mark(item, opening, closing, name) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_mark(item, opening, closing) for item in value]
-    if not isinstance(value, str) or key in _PLAIN_KEYS or not value.strip():
-        return value
-    core = value.strip()
-    start = value.index(core)
-    return f'{value[:start]}{opening}{core}{closing}{value[start + len(core):]}'
 
 
 def stop_ids(template, tokenizer):

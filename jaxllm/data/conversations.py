@@ -11,6 +11,7 @@ A system prompt may stand in the field `system`.
 """
 
 import dataclasses
+import numbers
 
 from jaxllm.data.chat import ROLES
 
@@ -98,6 +99,10 @@ def _first(fields, names):
 
 
 def _message(role, content):
+    if isinstance(content, (list, tuple)) and content and all(
+            isinstance(part, dict) and 'text' in part and isinstance(part['text'], str)
+            for part in content):
+        content = ''.join(part['text'] for part in content)
     if not isinstance(content, str):
         raise Unreadable(f'no text: what the {role} says is {type(content).__name__}')
     if not content.strip():
@@ -125,8 +130,12 @@ def _messages(items, role_key='role', text_key='content'):
     if isinstance(items, dict):
         if role_key not in items or text_key not in items:
             raise Unreadable(f'no messages: expected {role_key} and {text_key} in each')
-        items = [dict(zip(items, values, strict=True)) for values in zip(*items.values(),
-                                                                         strict=True)]
+        columns = list(items.values())
+        if not all(isinstance(column, (list, tuple)) for column in columns) or (
+                len(set(map(len, columns))) > 1):
+            raise Unreadable('no messages: expected a list of them, or lists of equal length for '
+                             f'{role_key} and {text_key}')
+        items = [dict(zip(items, values, strict=True)) for values in zip(*columns, strict=True)]
     if not isinstance(items, (list, tuple)) or not items:
         raise Unreadable('no messages: expected a list of them that is not empty')
     messages = []
@@ -155,6 +164,8 @@ def _preference(fields):
             raise Unreadable('no prompt: chosen and rejected are texts, and nothing says what they '
                              'answer; expected a field prompt')
         worse = [rejected] if isinstance(rejected, str) else rejected
+        if not isinstance(worse, (list, tuple)) or not worse:
+            raise Unreadable(f'no rejected answer: rejected is {rejected!r:.40}')
         messages = [*_prompt(fields), _message('assistant', chosen)]
         return messages, [_message('assistant', text)['content'] for text in worse]
     messages, other = _messages(chosen), _messages(rejected)
@@ -169,7 +180,12 @@ def _preference(fields):
 
 
 def _ranked(fields):
-    responses, ranks = list(fields['responses']), list(fields['ranks'])
+    responses, ranks = fields['responses'], fields['ranks']
+    if not fields.keys() & set(PROMPTS):
+        raise Unreadable('no prompt: nothing says what the responses answer')
+    if not (isinstance(responses, (list, tuple)) and isinstance(ranks, (list, tuple))
+            and all(isinstance(rank, numbers.Real) for rank in ranks)):
+        raise Unreadable('ranking: expected a list of responses and a list of numbers')
     if len(responses) != len(ranks) or len(responses) < 2:
         raise Unreadable(f'ranking: {len(responses)} responses and {len(ranks)} ranks; expected as '
                          'many of both, at least two')

@@ -46,6 +46,11 @@ class DialogueSpec:
         if self.path.startswith('world:') != (self.world is not None):
             raise InputError(f'source {self.name!r} has path {self.path!r} and world {self.world}; '
                              "a path 'world:NAME' needs a world, and only that does")
+        if self.validation_split and not self.path.startswith(('tfds:', 'world:')):
+            raise InputError(
+                f'source {self.name!r} has validation_split={self.validation_split!r}, but the '
+                f'file {self.path!r} has no splits and would be validated on what it trains on; '
+                "leave it '' to hold out a share")
         if not self.weight > 0:
             raise InputError(f'source {self.name!r} has weight {self.weight}, expected more than 0')
 
@@ -67,8 +72,9 @@ def read_conversations(spec: DialogueSpec, rejects: Rejects) -> Iterator[Convers
     first = next(found, None)
     if first is None:
         raise InputError(f'source {spec.name!r} has no conversation: {spec.path!r} gave '
-                         f'{rejects.describe(spec.name) or "no record at all"}; expected one '
-                         'record per line')
+                         f'{rejects.describe(spec.name) or "no record at all"}'
+                         f'{f" where {spec.where}" if spec.where else ""}; expected one record '
+                         'per line')
     yield first
     yield from found
 
@@ -86,8 +92,9 @@ def _read(spec, rejects):
         except Unreadable as error:
             rejects.reject(spec.name, raw.origin, str(error), raw.start)
             continue
-        own = raw.fields['id'] if 'id' in raw.fields else ''
-        yield Conversation(str(own) or raw.place, raw.origin, messages, rejected)
+        own = raw.fields['id'] if 'id' in raw.fields else None
+        name = raw.place if own in (None, '') else str(own)
+        yield Conversation(name, raw.origin, messages, rejected)
 
 
 def _open(spec):

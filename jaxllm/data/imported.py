@@ -1,5 +1,6 @@
 """Reads tokenizer.json files of other projects: their bytes, special tokens and end of text."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -83,6 +84,45 @@ def guess_roles(spec: dict, file: Path, *, pad: str, bos: str, eos: str) -> dict
                          f'{sorted(special)[:40]}; say which one with eos=NAME')
     return {'eos': eos, 'bos': find(bos, 'bos_token', BOS_NAMES) or eos,
             'pad': find(pad, 'pad_token', PAD_NAMES) or eos}
+
+
+def _nodes(spec: dict) -> list[dict]:
+    """The steps before the model, those within sequences too."""
+    left, found = [spec[key] for key in ('normalizer', 'pre_tokenizer') if key in spec], []
+    while left:
+        node = left.pop()
+        if node:
+            found.append(node)
+            left += [child for key in ('normalizers', 'pretokenizers') if key in node
+                     for child in node[key]]
+    return found
+
+
+def space_before(spec: dict) -> str:
+    """Where a space is put: 'never', 'first' (before a text), 'always' (behind specials too)."""
+    found = {'never'}
+    for node in _nodes(spec):
+        if node['type'] == 'Prepend':
+            found.add('always')
+        elif node['type'] == 'Metaspace':
+            found.add(node['prepend_scheme'] if 'prepend_scheme' in node else 'always')
+        elif node['type'] == 'ByteLevel' and node['add_prefix_space']:
+            found.add('always')
+    return min(found)  # 'always' < 'first' < 'never'
+
+
+def without_space(spec: dict) -> dict:
+    """A copy of a tree that puts no space in front of a text."""
+    spec = copy.deepcopy(spec)
+    for node in _nodes(spec):
+        if node['type'] == 'Prepend':
+            node['prepend'] = ''
+        elif node['type'] == 'Metaspace':
+            node['prepend_scheme'] = 'never'
+            node.pop('add_prefix_space', None)
+        elif node['type'] == 'ByteLevel':
+            node['add_prefix_space'] = False
+    return spec
 
 
 def is_byte_level(spec: dict) -> bool:

@@ -168,38 +168,58 @@ def _decoded(value):
 
 def read_csv(file: str, text_key: str, max_bytes: int) -> Iterator[Raw]:
     """A record per row behind a header; a quoted cell may have several lines, the record is at the
-    first of them."""
+    first of them. Reading goes on at the next line behind a row that cannot be read."""
     del text_key
+    csv.field_size_limit(max(max_bytes, csv.field_size_limit()))
     try:
-        with open(file, encoding='utf-8-sig', newline='') as stream:
-            rows = csv.reader(stream, strict=True)
-            names, line = next(rows, None), rows.line_num + 1
-            if names is None:
-                return
-            if len(set(names)) < len(names) or not all(names):
-                yield bad(f'{file}:1', ':1', f'bad header: the columns are {names}, expected '
-                          'distinct names')
-                return
-            for cells in rows:
-                place, line = f':{line}', rows.line_num + 1
-                if not cells:
-                    continue
-                start = ','.join(cells)
-                if len(start) > max_bytes:
-                    yield bad(file + place, place, f'longer than {max_bytes} bytes: row of '
-                              f'{len(start)} characters', start)
-                elif len(cells) != len(names):
-                    yield bad(file + place, place, f'bad row: {len(cells)} cells under '
-                              f'{len(names)} columns', start)
+        with open(file, encoding='utf-8-sig', errors='surrogateescape', newline='') as stream:
+            rows, names = csv.reader(stream, strict=True), None
+            for line, cells, error in _csv_rows(rows):
+                place, start = f':{line}', ','.join(cells)
+                problem = error or _csv_problem(cells, names, start, max_bytes)
+                if names is None and not problem:
+                    names = cells
+                elif problem:
+                    yield bad(file + place, place, problem,
+                              start.encode('utf-8', 'surrogateescape'))
                 else:
                     yield Raw(file + place, place, dict(zip(names, cells, strict=True)),
                               start=start[:START_CHARS])
-    except UnicodeDecodeError as error:
-        yield bad(f'{file}:{line}', f':{line}', f'invalid UTF-8: {error.reason}')
-    except csv.Error as error:
-        yield bad(f'{file}:{line}', f':{line}', f'bad CSV: {error}')
+                if names is None:
+                    return  # without its header the rest means nothing
     except OSError as error:
         yield bad(f'{file}:1', ':1', f'unreadable file: {error.strerror}')
+
+
+def _csv_rows(rows):
+    """(number of its first line, cells, error) of each row that is not empty."""
+    while True:
+        line = rows.line_num + 1
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, [], f'bad CSV: {error}'
+            continue
+        if cells:
+            yield line, cells, ''
+
+
+def _csv_problem(cells, names, start, max_bytes):
+    """Why a row is no record (under names) or no header (names is None), or ''."""
+    try:
+        size = len(start.encode())
+    except UnicodeEncodeError:
+        return 'invalid UTF-8: a cell is in another encoding'
+    if size > max_bytes:
+        return f'longer than {max_bytes} bytes: row of {size} bytes'
+    if names is None:
+        distinct = len(set(cells)) == len(cells) and all(cells)
+        return '' if distinct else f'bad header: the columns are {cells}, expected distinct names'
+    if len(cells) != len(names):
+        return f'bad row: {len(cells)} cells under {len(names)} columns'
+    return ''
 
 
 def open_tfds(name: str) -> tfds.core.DatasetBuilder:

@@ -63,19 +63,35 @@ class Tokenizer:
         """Ids of ordinary text, without bos or eos."""
         return self._encode_array(text).tolist()
 
-    def encode_piece(self, text: str) -> list[int]:
-        """Ids of ordinary text from the middle of another: without the space that SentencePiece
-        vocabularies put before a text."""
-        if not self._adds_space:
-            return self.encode(text)
-        return self.encode('\n' + text)[len(self.encode('\n')):]
+    def encode_piece(self, text: str, before: int | None) -> list[int]:
+        """Ids of ordinary text within another.
 
-    def encode_with_special(self, text: str) -> list[int]:
+        Args: before: id of the token in front of it, None at the beginning. SentencePiece
+            vocabularies put a space before a text, some also behind a special token.
+        """
+        starts = before is None or (self._space_before == 'always'
+                                    and before in self._special_names)
+        if starts or self._space_before == 'never':
+            return self.encode(text)
+        encode_utf8(text)
+        return self._unspaced.encode(text, add_special_tokens=False).ids
+
+    def encode_with_special(self, text: str, before: int | None) -> list[int]:
         """Ids of a template's own text, in which the names of special tokens are these tokens."""
         ids = []
         for part in self._special_pattern.split(text):
-            ids += [self.special[part]] if part in self.special else self.encode_piece(part)
+            last = ids[-1] if ids else before
+            ids += ([self.special[part]] if part in self.special
+                    else self.encode_piece(part, last) if part else [])
         return ids
+
+    def spell_out(self, text: str, joint: str) -> str:
+        """Text with `joint` between the letters of every name of a special token."""
+        while found := self._special_pattern.search(text):
+            if len(found[0]) == 1:
+                break
+            text = self._special_pattern.sub(lambda name: joint.join(name[0]), text)
+        return text
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of many texts, the same as `encode` gives, as int32 arrays."""
@@ -186,9 +202,12 @@ class Tokenizer:
         return re.compile(f'({"|".join(map(re.escape, names))})')
 
     @functools.cached_property
-    def _adds_space(self) -> bool:
-        return self.kind == 'file' and not self._exact and (
-            self.encode('a') != self.encode('\na')[len(self.encode('\n')):])
+    def _space_before(self) -> str:
+        return imported.space_before(self.spec) if self.kind == 'file' else 'never'
+
+    @functools.cached_property
+    def _unspaced(self) -> tokenizers.Tokenizer:
+        return imported.backend(imported.without_space(self.spec))
 
     @functools.cached_property
     def _exact(self) -> bool:

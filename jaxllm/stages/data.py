@@ -34,7 +34,7 @@ def show(args):
         print(bad)
     print(tokens_text(rendered, tokenizer, colours))
     if record.rejected:
-        print(f'rejected: {" | ".join(record.rejected)}')
+        print(_printable(f'rejected: {" | ".join(record.rejected)}'))
 
 
 def tokens_text(rendered, tokenizer, colours):
@@ -57,7 +57,12 @@ def tokens_text(rendered, tokenizer, colours):
 
 def _visible(tokenizer, token):
     text = tokenizer.decode([token], skip_special=False)
-    return text.replace('\n', '⏎').replace('\t', '⇥').replace(' ', '·') or '∅'
+    return _printable(text.replace('\n', '⏎').replace('\t', '⇥').replace(' ', '·')) or '∅'
+
+
+def _printable(text):
+    """Text that cannot steer the terminal or turn the direction of writing."""
+    return ''.join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _legend():

@@ -161,7 +161,7 @@ def test_a_template_whose_end_the_tokenizer_does_not_know(tok):
     ('{{ messages[0].content }}', TALK, ['no generation marks', '{% generation %}']),
     ("{{ raise_exception('no system here') }}{% generation %}{% endgeneration %}", TALK,
      ['no system here']),
-    ('{% generation %}{{ messages[1].content[:3] }}{% endgeneration %}', TALK, ['apart']),
+    ('{% generation %}{{ (messages[1].content ~ "")[:3] }}{% endgeneration %}', TALK, ['apart']),
     ('{% generation %}x{% endgeneration %}', [{'role': 'wizard', 'content': 'x'}],
      ["unknown role 'wizard'"]),
     ('{% generation %}x{% endgeneration %}', [], ['without messages']),
@@ -209,9 +209,10 @@ def test_spaces_of_sentencepiece(tmp_path):
                   'byte_fallback': True, 'ignore_merges': False, 'vocab': ids, 'merges': merges}}
     pathlib.Path(tmp_path / 'tokenizer.json').write_text(json.dumps(spec))
     tok = tokenizer.load(tmp_path)
-    assert tok.encode('hi') == [ids['\u2581hi']] and tok.encode_piece('hi') == [ids['hi']]
+    assert tok.encode('hi') == [ids['\u2581hi']] and tok.encode_piece('hi', ids['[']) == [
+        ids['hi']]
     out = chat.render(chat.load_template('mistral'), [{'role': 'user', 'content': 'hi'},
                                                       {'role': 'assistant', 'content': 'yo'}], tok)
     text = b''.join(tok.token_bytes(i) for i in out.ids).decode()
-    assert text == '[INST] hi [/INST]yo'
+    assert text == ' [INST] hi [/INST]yo'  # only behind <s>, as Transformers does
     assert np.sum(out.loss_weights) == 2  # 'yo' and </s>

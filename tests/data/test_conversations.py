@@ -153,3 +153,61 @@ def test_a_world(name):
                                         Rejects()))
         assert 0 < len(gold) < len(every)
     assert dialogues.BY_SUFFIX.keys() == {'.jsonl', '.jsonl.gz', '.csv', '.parquet'}
+
+
+@pytest.mark.parametrize('fields, reason', [
+    ({'messages': {'role': U, 'content': 'x'}}, 'no messages'),
+    ({'messages': {'role': [U], 'content': ['a', 'b']}}, 'no messages'),
+    ({'messages': {'role': 5, 'content': 5}}, 'no messages'),
+    ({'prompt': 'a', 'chosen': 'b', 'rejected': None}, 'no rejected answer: rejected is None'),
+    ({'prompt': 'a', 'chosen': 'b', 'rejected': []}, 'no rejected answer'),
+    ({'prompt': 'a', 'responses': None, 'ranks': None}, 'ranking'),
+    ({'prompt': 'a', 'responses': ['a', 'b'], 'ranks': ['x', 1]}, 'ranking'),
+    ({'responses': ['a', 'b'], 'ranks': [1, 2]}, 'no prompt'),
+], ids=str)
+def test_fields_of_the_wrong_kind_are_a_reason_not_a_crash(fields, reason):
+    with pytest.raises(Unreadable, match=reason):
+        normalise(fields)
+
+
+def test_a_text_in_parts_is_one_text():
+    parts = [{'type': 'text', 'text': 'q'}, {'type': 'text', 'text': ' r'}]
+    assert normalise({'messages': [{'role': U, 'content': parts}, {'role': A, 'content': 'a'}]}
+                     )[0] == turns((U, 'q r'), (A, 'a'))
+
+
+@pytest.mark.parametrize('row, reason', [
+    (b'c,"d"x', 'bad CSV'), (b'c,\xff', 'invalid UTF-8'), (b'c,d,e', 'bad row'), (b'c', 'bad row')])
+def test_csv_goes_on_behind_a_bad_row(row, reason, tmp_path):
+    (tmp_path / 'x.csv').write_bytes(b'prompt,response\n"a\nb",b\n' + row + b'\ne,f\ng,h\n')
+    rejects = Rejects()
+    found = list(read_conversations(DialogueSpec('x', str(tmp_path / 'x.csv')), rejects))
+    assert [c.origin.rpartition(':')[2] for c in found] == ['2', '5', '6']
+    assert rejects.summary()['x'] == {'read': 4, 'rejected': 1, 'reasons': {reason: 1}}
+    assert 'x.csv:4: ' in rejects.describe('x')
+
+
+def test_csv_cells_may_be_long(tmp_path):
+    (tmp_path / 'x.csv').write_text('prompt,response\na,' + 'z' * 200_000 + '\nc,d\n')
+    found = list(read_conversations(DialogueSpec('x', str(tmp_path / 'x.csv')), Rejects()))
+    assert [len(c.answer) for c in found] == [200_000, 1]
+
+
+def test_records_without_an_id_of_their_own_have_different_ones(tmp_path):
+    row = {'id': None, 'prompt': 'q', 'response': 'a'}
+    (tmp_path / 'x.jsonl').write_text(f'{json.dumps(row)}\n{json.dumps(row | {"id": 0})}\n'
+                                      f'{json.dumps(row)}\n')
+    spec = DialogueSpec('x', str(tmp_path / 'x.jsonl'))
+    assert [c.id for c in read_conversations(spec, Rejects())] == [':1', '0', ':3']
+
+
+def test_a_file_has_no_split_to_validate_on():
+    with pytest.raises(InputError, match="validation_split='test', but the file 'x.jsonl' has no"):
+        DialogueSpec('x', 'x.jsonl', validation_split='test')
+
+
+def test_nothing_that_fits_where_is_said(tmp_path):
+    (tmp_path / 'x.jsonl').write_text('{"prompt": "q", "response": "a"}\n')
+    spec = DialogueSpec('x', str(tmp_path / 'x.jsonl'), where={'quality': 'gold'})
+    with pytest.raises(InputError, match="no record at all where {'quality': 'gold'}"):
+        list(read_conversations(spec, Rejects()))
