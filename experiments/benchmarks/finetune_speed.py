@@ -133,8 +133,9 @@ def trl_train(what):
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({'<pad>': 0, '<s>': 1, '</s>': 2}, '<pad>')),
         pad_token='<pad>', bos_token='<s>', eos_token='</s>')
-    row = {'input_ids': tokens()[:, :L].tolist(),
-           'completion_mask': [[int(i >= L // 2) for i in range(L)]] * B}
+    ids = tokens()[:, :L].tolist()
+    row = {'input_ids': ids,
+           'labels': [[-100] * (L // 2) + one[L // 2:] for one in ids]}
     data = datasets.Dataset.from_dict({key: value * 400 for key, value in row.items()})
     adapter = peft.LoraConfig(r=RANK, lora_alpha=32, target_modules='all-linear',
                               task_type='CAUSAL_LM') if what == 'lora' else None
@@ -158,7 +159,7 @@ def trl_train(what):
         use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], save_strategy='no',
         logging_strategy='no', learning_rate=1e-4, max_grad_norm=1.0, disable_tqdm=True,
         dataset_kwargs={'skip_prepare_dataset': True}, remove_unused_columns=False,
-        lr_scheduler_type='constant', completion_only_loss=True)
+        lr_scheduler_type='constant')
     trl.SFTTrainer(torch_model(), config, train_dataset=data, processing_class=tokenizer,
                    peft_config=adapter, callbacks=[Turns()]).train()
 

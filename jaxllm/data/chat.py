@@ -13,6 +13,7 @@ with what the template puts between its parts and behind it, up to the first spe
 """
 
 import dataclasses
+import datetime
 import functools
 import hashlib
 import itertools
@@ -57,7 +58,9 @@ class ChatTemplate:
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
         environment.filters.update(tojson=marking.to_json, trim=marking.trim)
-        environment.globals['raise_exception'] = _refuse
+        environment.globals.update(
+            raise_exception=_refuse,
+            strftime_now=lambda form: datetime.datetime.now().strftime(form))
         try:
             return environment.from_string(self.source)
         except jinja2.TemplateError as error:

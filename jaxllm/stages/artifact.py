@@ -15,8 +15,8 @@ from jaxllm.stages.base import load_assembled, open_base
 class Artifact:
     """`params` live on `mesh`; use them under `jax.set_mesh(mesh)`.
 
-    config: of the run, {} of a model file. template: ChatTemplate, or None of a base model.
-    stop_ids: what ends an answer.
+    config: of the run, {} of a model file and of a rack. template: ChatTemplate, or None of a base
+    model. stop_ids: what ends an answer.
     """
     config: dict
     model: ModelConfig
@@ -64,6 +64,7 @@ def load_base(base):
     """The Artifact of an opened Base."""
     mesh, tokenizer, template = make_mesh(), base.tokenizer(), base.template()
     stop_ids = chat.stop_ids(template, tokenizer) if template else (tokenizer.eos_id,)
-    config = {} if base.foreign else json.loads((base.path / 'config.json').read_text())
+    file = base.path / 'config.json'
+    config = json.loads(file.read_text()) if file.exists() and not base.foreign else {}
     return Artifact(config, model_config(base.model), load_assembled(base, mesh), tokenizer,
                     base.step, mesh, template, tuple(stop_ids), base)

@@ -58,7 +58,12 @@ class Base:
             return self.parent.tokenizer()
         if self.foreign:
             return self.foreign.tokenizer()
-        return tokenizers.load(self.path / 'tokenizer')
+        found = tokenizers.load(self.path / 'tokenizer')
+        if found.vocab_size > self.model['vocab_size']:
+            raise InputError(f'the tokenizer of {self.path} has {found.vocab_size} tokens and the '
+                             f'model {self.model["vocab_size"]} embeddings, so that they do not '
+                             'belong together; bring the tokenizer folder back from a copy')
+        return found
 
     def template(self):
         """Its ChatTemplate, or None."""

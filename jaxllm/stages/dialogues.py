@@ -148,7 +148,15 @@ def request(setup, prompt):
                        add_generation_prompt=True).ids
 
 
-def stop_check(setup, params, config):
+def _held_out(spec, split):
+    """Conversations of a source that a StoreSplit holds."""
+    with open(split.folder / f'{split.name}.documents.jsonl', encoding='utf-8') as lines:
+        origins = {json.loads(line)['origin'] for line in lines}
+    part = dataclasses.replace(spec, split=spec.validation_split or spec.split, validation_split='')
+    return (x for x in dialogues.read_conversations(part, Rejects()) if x.origin in origins)
+
+
+def stop_check(setup, params, stores, config):
     """Whether greedy answers to held-out prompts end by themselves, as JSON.
 
     An answer that does not is as long as 1.5 times the longest answer among them, and 32 tokens.
@@ -156,9 +164,7 @@ def stop_check(setup, params, config):
     specs, _ = sources(config)
     asked, longest = [], 0
     for spec in specs:
-        split = spec.validation_split or spec.split
-        part = dataclasses.replace(spec, split=split, validation_split='')
-        for conversation in dialogues.read_conversations(part, Rejects()):
+        for conversation in _held_out(spec, stores[spec.name].validation):
             if len(asked) == config.chat.stop_prompts:
                 break
             prompt = chat.render(setup.template, conversation.prompt, setup.tokenizer,

@@ -171,7 +171,8 @@ def run(config, workdir):
             data_fingerprint=source.fingerprint,
             tokens_per_step=train.batch_size * data.seq_len,
             flops_per_token=_flops_per_token(setup, data.seq_len))
-        stops = dialogues.stop_check(setup, setup.assemble(hooks.weights(state), frozen), config)
+        stops = dialogues.stop_check(setup, setup.assemble(hooks.weights(state), frozen), stores,
+                                     config)
     if jax.process_index() == 0:
         write_atomic(workdir / 'stops.json', json.dumps(stops, indent=1, ensure_ascii=False))
         say(stops['text'])

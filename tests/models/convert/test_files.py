@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import gguf
 import jax
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import toy_models
 from jaxllm.data import chat, tokenizer
 from jaxllm.errors import InputError
 from jaxllm.models.convert import TreeWeights, export_gguf, export_hf, foreign, open_model
+from jaxllm.models.convert.files import GgufFile
 from jaxllm.sharding import make_mesh
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -141,6 +143,47 @@ def test_nothing_is_overwritten(models):
         export_hf(models / 'hf', cfg, weights, tok, None)
     with pytest.raises(InputError, match='exists already'):
         export_gguf(models / 'm.gguf', cfg, weights, tok, None)
+
+
+def _tensors(path, tensors):
+    """A GGUF file of {name: (raw bytes [1, n], kind)}."""
+    writer = gguf.GGUFWriter(str(path), 'llama')
+    for name, (raw, kind) in tensors.items():
+        writer.add_tensor(name, raw, raw_dtype=getattr(gguf.GGMLQuantizationType, kind))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return GgufFile(path)
+
+
+def test_blocks_of_four_and_six_bits_by_hand(tmp_path):
+    """Q4_K: d * scale * q - dmin * min; Q6_K: d * scale * (q - 32)."""
+    q4 = np.zeros(144, np.uint8)
+    q4[:4] = np.array([0.5, 0.25], np.float16).view(np.uint8)
+    q4[4:8], q4[8:12] = 3, 2  # scales and minima of the first four groups of 32
+    q4[16:] = 0x5A
+    q6 = np.zeros(210, np.uint8)
+    q6[:128], q6[128:192] = 0x21, 0b10  # low four bits, and high two of the first groups
+    q6[192:208] = 3
+    q6[208:] = np.array([0.5], np.float16).view(np.uint8)
+    file = _tensors(tmp_path / 'm.gguf', {'q4': (q4[None], 'Q4_K'), 'q6': (q6[None], 'Q6_K')})
+    np.testing.assert_array_equal(file.read('q4')[0, :64], [14.5] * 32 + [7.0] * 32)
+    np.testing.assert_array_equal(file.read('q6')[0, [0, 31, 32, 64]], [1.5, 1.5, -46.5, -45.0])
+
+
+@pytest.mark.parametrize('kind, error', [('BF16', 0.01), ('Q8_0', 0.02), ('Q4_0', 0.3),
+                                         ('Q4_1', 0.25)])
+def test_other_ways_of_storing(kind, error, tmp_path):
+    x = np.random.default_rng(0).normal(size=(6, 64)).astype(np.float32)
+    raw = gguf.quants.quantize(x, getattr(gguf.GGMLQuantizationType, kind))
+    found = _tensors(tmp_path / 'm.gguf', {'x': (raw, kind)}).read('x')
+    assert found.shape == (6, 64) and 0 < np.abs(found - x).max() < error
+
+
+def test_a_way_of_storing_that_is_not_supported(tmp_path):
+    with pytest.raises(InputError, match='tensor x is stored as Q2_K, which is not supported'):
+        _tensors(tmp_path / 'm.gguf', {'x': (np.zeros((1, 84), np.uint8), 'Q2_K')})
 
 
 def test_rotary_rows_by_hand():
