@@ -7,9 +7,8 @@ import pathlib
 import shutil
 import sys
 
-import numpy as np
-
 from jaxllm.errors import InputError
+from jaxllm.sharding import make_mesh
 from jaxllm.stages import base as bases
 from jaxllm.stages import lineage
 from jaxllm.train.checkpoint import has_checkpoint
@@ -153,7 +152,7 @@ def revert(args):
         raise InputError(f'{path} came from {home}, which {problem}; {why}: bring it back from a '
                          'copy')
     if args.verify:
-        _verify(path, parent)
+        _verify(parent)
     what = ('the base without the adapter; the run changed nothing of it' if _is_adapter(path) else
             'the model as it was before all its weights were trained')
     print(f'{home} is {what} (step {parent["step"]:,})' if parent['step'] else f'{home} is {what}',
@@ -166,13 +165,11 @@ def _is_adapter(path):
     return bool('lora' in config and config['lora']['rank'])
 
 
-def _verify(path, parent):
-    """Reads every tensor of the parent; they must be finite and have the shapes of its model."""
-    from jaxllm.sharding import make_mesh
+def _verify(parent):
+    """Reads every tensor of the parent, all of its model's shapes; says their hash."""
     base = bases.open_base(parent['run'], checkpoint=parent['step'])
     total = bases.tensor_hashes(bases.load_plain(base, make_mesh()))
     print(f'{len(total)} tensors read; sha256 of all: {bases.hash_of(total)}', file=sys.stderr)
-    del path
 
 
 def descendants(path, search=()):
@@ -225,4 +222,4 @@ def delete(args):
                 print('kept')
                 return
         shutil.rmtree(path)
-    print(f'deleted {path} ({np.round(size / 1e6):,.0f} MB)')
+    print(f'deleted {path} ({size / 1e6:,.0f} MB)')

@@ -113,10 +113,7 @@ def rack_base(path, rack):
     """The Base of a rack of adapters, checked to be the one that they were made for."""
     about = rack['base']
     base = open_base(about['path'], checkpoint=about['step'] or 'best', what=f'the base of {path}')
-    if base.fingerprint != about['fingerprint']:
-        raise InputError(f'{path} holds adapters for {about["path"]} with fingerprint '
-                         f'{about["fingerprint"][:12]}, and what is there now is another model '
-                         f'({base.fingerprint[:12]}); bring the old one back')
+    _check_unchanged(base, about['fingerprint'], f'{path} holds adapters')
     return base
 
 
@@ -186,11 +183,16 @@ def parent_base(path, record):
         raise InputError(f'{path} is an adapter for {parent["run"]}, which is not there any more; '
                          'bring it back, or put a link there')
     base = open_base(parent['run'], checkpoint=parent['step'], what=f'the base of {path}')
-    if base.fingerprint != parent['fingerprint']:
-        raise InputError(f'{path} is an adapter for {parent["run"]} with fingerprint '
-                         f'{parent["fingerprint"][:12]}, and what is there now is another model '
-                         f'({base.fingerprint[:12]}); bring the old one back')
+    _check_unchanged(base, parent['fingerprint'], f'{path} is an adapter')
     return base
+
+
+def _check_unchanged(base, fingerprint, what):
+    """Raises InputError if a base is another one than an adapter was trained on."""
+    if base.fingerprint != fingerprint:
+        raise InputError(f'{what} for {base.path} with fingerprint {fingerprint[:12]}, and what is '
+                         f'there now is another model ({base.fingerprint[:12]}); bring the old one '
+                         'back')
 
 
 def _step(folder, checkpoint):

@@ -41,13 +41,33 @@ class DataConfig:
     infill: object           # infill.InfillConfig
 
     def __post_init__(self):
-        if self.seq_len < 2:
-            raise InputError(f'data.seq_len={self.seq_len} must be at least 2')
-        if not 0 < self.holdout_share < 1:
-            raise InputError(f'data.holdout_share={self.holdout_share} must be above 0 and below '
-                             '1; a run needs documents to validate on, e.g. 0.05')
-        if not 0 <= self.max_reject_share <= 1:
-            raise InputError(f'data.max_reject_share={self.max_reject_share} must be in [0, 1]')
+        check_shares(self, 'documents')
+
+
+def check_shares(data, what):
+    """Raises InputError for numbers of a data section that make no sense."""
+    if data.seq_len < 2:
+        raise InputError(f'data.seq_len={data.seq_len} must be at least 2')
+    if not 0 < data.holdout_share < 1:
+        raise InputError(f'data.holdout_share={data.holdout_share} must be above 0 and below 1; a '
+                         f'run needs {what} to validate on, e.g. 0.05')
+    if not 0 <= data.max_reject_share <= 1:
+        raise InputError(f'data.max_reject_share={data.max_reject_share} must be in [0, 1]')
+
+
+def check_world(sources, config):
+    """The WorldSpec of `config.world`, or None; it is there iff a source is of a world."""
+    of_world = [name for name, spec in sources.items() if spec.path.startswith('world:')]
+    if bool(of_world) != ('world' in config):
+        raise InputError(
+            f'the source {of_world[0]} is of a world and config.world is missing; add it'
+            if of_world else "config.world is read by nobody; no source has a path 'world:NAME'")
+    return world_spec(config.world) if of_world else None
+
+
+def own(name, spec, world):
+    """What a source has beside its section: its name, and its world if it is of one."""
+    return {'name': name, 'world': world if spec.path.startswith('world:') else None}
 
 
 def source_specs(config):
@@ -58,14 +78,8 @@ def source_specs(config):
     sources = config.data.sources
     if not sources:
         raise InputError('config.data.sources is empty; add one with a path')
-    of_world = [name for name, spec in sources.items() if spec.path.startswith('world:')]
-    if bool(of_world) != ('world' in config):
-        raise InputError(
-            f'the source {of_world[0]} is of a world and config.world is missing; add it'
-            if of_world else "config.world is read by nobody; no source has a path 'world:NAME'")
-    world = world_spec(config.world) if of_world else None
-    own = lambda name: {'name': name, 'world': world if name in of_world else None}
-    return [section(SourceSpec, {**spec, **own(name)}, f'data.sources.{name}')
+    world = check_world(sources, config)
+    return [section(SourceSpec, {**spec, **own(name, spec, world)}, f'data.sources.{name}')
             for name, spec in sources.items()]
 
 

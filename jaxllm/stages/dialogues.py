@@ -12,7 +12,6 @@ from jaxllm.data.records import Rejects
 from jaxllm.data.store import TokenStore, write_store
 from jaxllm.errors import InputError
 from jaxllm.stages import corpus
-from jaxllm.stages.world import world_spec
 from jaxllm.train.progress import stage as say
 
 
@@ -25,13 +24,7 @@ class DataConfig:
     max_reject_share: float  # more malformed records than this stop the run
 
     def __post_init__(self):
-        if self.seq_len < 2:
-            raise InputError(f'data.seq_len={self.seq_len} must be at least 2')
-        if not 0 < self.holdout_share < 1:
-            raise InputError(f'data.holdout_share={self.holdout_share} must be above 0 and below '
-                             '1; a run needs conversations to validate on, e.g. 0.1')
-        if not 0 <= self.max_reject_share <= 1:
-            raise InputError(f'data.max_reject_share={self.max_reject_share} must be in [0, 1]')
+        corpus.check_shares(self, 'conversations')
 
 
 def sources(config):
@@ -43,17 +36,11 @@ def sources(config):
     if len(both) < len(data.conversations) + len(data.replay):
         raise InputError('a source of config.data.conversations and one of config.data.replay have '
                          'the same name; give each its own')
-    of_world = [name for name, spec in both.items() if spec.path.startswith('world:')]
-    if bool(of_world) != ('world' in config):
-        raise InputError(
-            f'the source {of_world[0]} is of a world and config.world is missing; add it'
-            if of_world else "config.world is read by nobody; no source has a path 'world:NAME'")
-    world = world_spec(config.world) if of_world else None
-    own = lambda name: {'name': name, 'world': world if name in of_world else None}
-    specs = [section(DialogueSpec, {**spec.to_dict(), **own(name)}, f'data.conversations.{name}')
-             for name, spec in data.conversations.items()]
-    return specs, [section(corpus.SourceSpec, {**spec, **own(name)}, f'data.replay.{name}')
-                   for name, spec in data.replay.items()]
+    world = corpus.check_world(both, config)
+    return [section(DialogueSpec, {**spec.to_dict(), **corpus.own(name, spec, world)},
+                    f'data.conversations.{name}') for name, spec in data.conversations.items()], [
+        section(corpus.SourceSpec, {**spec, **corpus.own(name, spec, world)},
+                f'data.replay.{name}') for name, spec in data.replay.items()]
 
 
 def weights(config):

@@ -9,6 +9,7 @@ A step that is done is not done again; stopped anywhere, the same command goes o
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import time
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxllm import config as configs
 from jaxllm.config import check_keys, section, to_json, write_atomic
-from jaxllm.data import chat, dialogues
+from jaxllm.data import chat
 from jaxllm.data.prepare import prepare as preparation
 from jaxllm.data.prepare.findings import PrepareConfig
 from jaxllm.data.records import Rejects, SourceSpec, read_source
@@ -34,7 +35,7 @@ from jaxllm.stages import dialogues as stores
 from jaxllm.stages import finetune_settings as settings
 from jaxllm.stages.run import claimed, execute
 from jaxllm.train import flops
-from jaxllm.train.budget import budget, bytes_text
+from jaxllm.train.budget import adapter_config, budget, bytes_text, shapes
 from jaxllm.train.metrics import read_jsonl
 from jaxllm.train.progress import stage as say
 
@@ -71,7 +72,13 @@ def prepare(config):
     if not models:
         raise InputError('no model; give the base to fine-tune, e.g. --model=smollm2.gguf '
                          '(`jaxllm data fetch smollm2` downloads that one)')
-    return Checked(*checked, tuple(bases.open_base(path, what='model') for path in models))
+    found = tuple(bases.open_base(path, what='model') for path in models)
+    rank = config.settings.rank
+    for base in found:
+        stores.template_of(config.template, base, base.tokenizer())
+        if rank and config.method != 'full':
+            shapes(model_config(base.model), adapter_config(rank))
+    return Checked(*checked, found)
 
 
 def describe(config):
@@ -91,6 +98,7 @@ def run(config, workdir):
     began = time.monotonic()
     say('step 1 of 5: prepare')
     prepared = _prepared(config, checked, checked.bases[0])
+    _check_same_data(config, workdir)
     preparation.write(workdir / 'prepare', prepared)
     say(preparation.text(prepared))
     answers = [x.answer for x in prepared.train]
@@ -108,8 +116,8 @@ def run(config, workdir):
     ask = lambda one, name: _asked(workdir / f'{name}.json', one, template, prepared, general,
                                    checked.plan, measure, shape, chosen.seq_len)
     before = ask(base, 'before')
-    seconds = _train(config, chosen, base, template, workdir, 'sft')
-    sweep = _sweep(config, chosen, base, template, workdir) if config.sweep else []
+    seconds = _train(config, chosen, base, workdir, 'sft')
+    sweep = _sweep(config, chosen, base, workdir) if config.sweep else []
     say('step 5 of 5: evaluate')
     after = ask(bases.open_base(workdir / 'sft'), 'after')
     compared = compare.compare(before, after)
@@ -133,6 +141,20 @@ def run(config, workdir):
         'init_from': base.role, 'result': bases.open_base(workdir / 'sft').role})
     print(page.text(found))
     say(f'report: {page.write_report(workdir)}')
+
+
+def _check_same_data(config, workdir):
+    """Raises InputError if the steps that are done were done with other data."""
+    found = {}
+    for name in ('data', 'held_out'):
+        if config[name]:
+            with open(config[name], 'rb') as file:
+                found[name] = hashlib.file_digest(file, 'sha256').hexdigest()
+    mark = workdir / 'data.json'
+    if mark.exists() and json.loads(mark.read_text()) != found:
+        raise InputError(f'{config.data} has changed since {workdir} was begun with it; use a new '
+                         '--workdir')
+    write_atomic(mark, json.dumps(found) + '\n')
 
 
 def _tokens(template, tokenizer):
@@ -223,30 +245,26 @@ def _general_texts():
     return [texts[i * len(texts) // _GENERAL_TEXTS] for i in range(_GENERAL_TEXTS)]
 
 
-def _train(config, chosen, base, template, workdir, name):
+def _train(config, chosen, base, workdir, name):
     """Trains in workdir/name, or goes on there. Returns seconds, of this call."""
     folder, began = workdir / name, time.monotonic()
     if (folder / 'done.json').exists():
         return json.loads((folder / 'done.json').read_text())['seconds']
-    if config.template:
-        source = config.template
-    else:
-        # The base's own, or ChatML for one without: the stage finds it by itself.
-        source = ''
-    sft_config = settings.sft_of(chosen, seed=config.seed, init_from=base.path, template=source,
-                                 train_file=workdir / 'prepare' / 'train.jsonl').lock()
+    sft_config = settings.sft_of(
+        chosen, seed=config.seed, init_from=base.path, template=config.template,
+        train_file=workdir / 'prepare' / 'train.jsonl').lock()
     sft.prepare(sft_config)
     with claimed(folder, sft_config):
         execute(sft, sft_config, folder)
     return time.monotonic() - began
 
 
-def _sweep(config, chosen, base, template, workdir):
+def _sweep(config, chosen, base, workdir):
     """[{'name', 'val_loss', 'seconds'}] of the chosen settings and of each with one changed."""
     rows = [{'name': 'as chosen', 'val_loss': _best(workdir / 'sft')}]
     for number, (name, arm) in enumerate(settings.arms(chosen).items(), 1):
         say(f'  {name} ...')
-        seconds = _train(config, arm, base, template, workdir, f'sft-{number}')
+        seconds = _train(config, arm, base, workdir, f'sft-{number}')
         rows.append({'name': name, 'run': f'sft-{number}', 'seconds': seconds,
                      'val_loss': _best(workdir / f'sft-{number}')})
     return rows
@@ -293,8 +311,3 @@ def finetune(args, overrides):
              'prepare.mask_pii': args.mask_pii}
     configs.set_values(config, {key: value for key, value in given.items() if value}, 'finetune')
     runs.run_config(args, config.lock())
-
-
-def conversations(path):
-    """All Conversations of a file that `prepare` has written."""
-    return list(dialogues.read_conversations(dialogues.DialogueSpec('data', str(path)), Rejects()))

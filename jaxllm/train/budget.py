@@ -28,15 +28,20 @@ def budget(method, model, *, rank, batch_size, seq_len, num_steps, peak_flops):
     Args:
       model: ModelConfig. rank: of the adapter. peak_flops: of the machine's matrix products.
     """
-    adapter = None if method == 'full' else lora.LoraConfig(
-        rank=rank, alpha=1.0, targets=('*',), rslora=False, dora=False, train_embeddings=False,
-        base='nf4' if method == 'qlora' else 'float32')
+    adapter = None if method == 'full' else adapter_config(
+        rank, 'nf4' if method == 'qlora' else 'float32')
     predicted = memory.predict_memory(model, batch_size, seq_len, adapter)
     per_token = flops.train_flops_per_token(model, seq_len)
     if adapter:
         per_token = flops.adapter_train_flops_per_token(model, shapes(model, adapter), seq_len)
     return Budget(method, predicted.num_trainable, predicted.total,
                   per_token * batch_size * seq_len * num_steps / (EFFICIENCY * peak_flops))
+
+
+def adapter_config(rank, base='float32'):
+    """LoRA of a rank on all linear layers; only its sizes matter here."""
+    return lora.LoraConfig(rank=rank, alpha=1.0, targets=('*',), rslora=False, dora=False,
+                           train_embeddings=False, base=base)
 
 
 def shapes(model, adapter):
