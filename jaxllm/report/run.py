@@ -21,7 +21,9 @@ def write_report(workdir, extra=()):
         InputError: the directory is missing, empty of a run's files, or one of them is broken.
     """
     path = pathlib.Path(workdir) / 'report.html'
-    text = render(files.read_run(workdir), (*evaluation.sections(workdir), *extra))
+    stops = files.read_json(pathlib.Path(workdir) / 'stops.json', {})
+    own = [Section('Do answers end?', sections.stops(stops))] if stops else []
+    text = render(files.read_run(workdir), (*evaluation.sections(workdir), *own, *extra))
     # Someone may be looking at the old one: replace it at once.
     partial = path.with_suffix('.html.tmp')
     partial.write_text(text, encoding='utf-8', errors='replace')

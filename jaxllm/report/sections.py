@@ -78,7 +78,8 @@ def curves(train, evals, perf):
         chart('Training loss', 'nats/token', trend(series(train, 'loss')), marks=skipped,
               marks_label='skipped step'),
         chart('Validation loss', 'nats/token',
-              [Line('all sources', series(evals, 'val/loss'), dots=True)]),
+              [Line('all sources', series(evals, 'val/loss'), dots=True),
+               Line('as many training rows', series(evals, 'train_sample/loss'), 1, dots=True)]),
         chart('Validation, bits per byte', 'lower is better', _bits_per_byte(evals)),
         chart('Learning rate', '', [Line('lr', series(train, 'lr'))], from_zero=True),
         chart('Gradient norm', 'log scale', trend(series(train, 'grad_norm')),
@@ -137,6 +138,11 @@ def _text(text):
     left = len(text) - CHARACTERS_SHOWN
     more = f' <span class="quiet">… {left:,} more characters</span>' if left > 0 else ''
     return page.escape(text[:CHARACTERS_SHOWN]) + more
+
+
+def stops(found):
+    """Whether greedy answers end by themselves, of a fine-tuning run; `found` is its stops.json."""
+    return f'<p class="card">{page.escape(found["text"])}</p>' if found else ''
 
 
 def fertility(rows):

@@ -11,7 +11,7 @@ from jaxllm.evals.answers import normalise
 from jaxllm.evals.finetune import metrics, probes
 from jaxllm.evals.finetune.asked import likelihood, replies
 
-_GENERAL = 'general text'
+_BY_HEART_WORDS = 6  # a shorter answer may be right by chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +45,9 @@ def ask(asked, held_out, train_sample, general, plan, measure, shape, say=lambda
 
     Returns:
       {name: [...]}: 'nll', 'tokens', 'bytes' of held-out answers and 'train_*' of training ones;
-      'general_nll', 'general_bytes'; 'preferred' of pairs; 'answers' [{...}] of held-out prompts;
-      'format', 'fact', 'unknown' [{...}] of the fixed questions; 'agreement' by kind.
+      'general_nll', 'general_bytes'; 'preferred' of pairs; 'memorised' of training answers;
+      'answers' [{...}] of held-out prompts; 'format', 'fact', 'unknown' [{...}] of the fixed
+      questions; 'agreement' by kind.
     """
     say('likelihood of the held-out answers ...')
     found = {}
@@ -66,6 +67,7 @@ def ask(asked, held_out, train_sample, general, plan, measure, shape, say=lambda
         'score': metrics.score(measure, reply.text, x.answer),
         'follows': metrics.follows(shape, reply.text)}
         for x, reply in zip(chosen, given, strict=True)]
+    found['memorised'] = _memorised(asked, _some(train_sample, plan.max_prompts), plan)
     say('the same questions again and in other words ...')
     found['agreement'] = _agreement(asked, chosen[:plan.seed_prompts], plan)
     say('fixed questions: formats, facts, things that do not exist ...')
@@ -85,6 +87,21 @@ def _general(asked, texts):
                                {'role': 'assistant', 'content': text}] for text in texts])
     return {'general_nll': seen.nll.tolist(), 'general_bytes': seen.bytes.tolist(),
             'general_tokens': seen.tokens.tolist()}
+
+
+def _memorised(asked, records, plan):
+    """Of each training record: does the model write the beginning of its answer word for word?
+
+    The beginning is at most `plan.max_new_tokens` tokens. Very short answers say nothing and are
+    left out.
+    """
+    long = [x for x in records if len(x.answer.split()) >= _BY_HEART_WORDS]
+    given = replies(asked, [x.prompt for x in long], max_new_tokens=plan.max_new_tokens,
+                    batch_size=plan.batch_size)
+    words = [(normalise(x.answer).split(), normalise(reply.text).split())
+             for x, reply in zip(long, given, strict=True)]
+    same = lambda theirs, mine, n: n >= _BY_HEART_WORDS and theirs[:n] == mine[:n]
+    return [float(same(theirs, mine, min(len(theirs), len(mine)))) for theirs, mine in words]
 
 
 def _preferred(asked, records):
@@ -164,6 +181,8 @@ MEASURED = {
                         'words in common between answers to one prompt, drawn several times'),
     'agreement/paraphrases': ('Same answer in other words', 'share', True,
                               'words in common between answers to one prompt, reworded by rule'),
+    'memorised': ('Training answers by heart', 'share', False,
+                  'training answers of six words and more that the model writes word for word'),
     'format': ('Follows instructions', 'share', True,
                'fixed requests for formats (one word, a list, JSON ...) that have nothing to do '
                'with your data'),
@@ -183,8 +202,8 @@ def values_of(found, name):
         return found['nll'], found['tokens']
     if name == 'general':
         return [x / math.log(2) for x in found['general_nll']], found['general_bytes']
-    if name == 'preferred':
-        numbers = found['preferred']
+    if name in ('preferred', 'memorised'):
+        numbers = found[name]
     elif name in ('score', 'follows', 'stopped'):
         numbers = [float(row[name]) for row in found['answers']]
     elif name.startswith('agreement/'):

@@ -69,6 +69,12 @@ def _settings(facts, compared):
         yield Advice(SETTINGS, f'the model is more surprised by held-out answers than by training '
                      f'ones by {facts.gap:.2f} nats per token: it learns by heart. Fewer epochs, '
                      'or more varied data', f'--epochs={max(1, round(facts.epochs / 2))}')
+    by_heart = compared['memorised']['after'] if 'memorised' in compared else 0.0
+    if by_heart > 0.2:
+        yield Advice(SETTINGS, f'{by_heart:.0%} of the training answers that were asked for come '
+                     'back word for word: whoever talks to the model can read them. Fewer epochs, '
+                     'a smaller rank, and no personal data in the file',
+                     f'--epochs={max(1, round(facts.epochs / 2))}')
     if 'stopped' in compared and compared['stopped']['after'] < 0.8:
         yield Advice(SETTINGS, f'only {compared["stopped"]["after"]:.0%} of the answers end by '
                      'themselves: train longer, and see that answers are not cut off '

@@ -8,7 +8,7 @@ import toy_models
 from jaxllm.data import chat, tokenizer
 from jaxllm.data.conversations import Conversation
 from jaxllm.evals.finetune import choose, compare, metrics
-from jaxllm.evals.finetune.asked import Asked, likelihood, replies
+from jaxllm.evals.finetune.asked import Asked, Reply, likelihood, replies
 from jaxllm.models import transformer
 from jaxllm.sharding import make_mesh
 
@@ -62,18 +62,29 @@ def test_replies_end_at_the_stop_token(asked):
 
 
 def test_everything_that_is_asked(asked):
-    records = [Conversation(str(i), f'f:{i}', talk(f'question {i}', f'answer {i}'),
-                            ('worse',) if i % 2 else ()) for i in range(4)]
+    records = [Conversation(str(i), f'f:{i}', talk(
+        f'question {i}', f'an answer of more than six words {i}'), ('worse',) if i % 2 else ())
+        for i in range(4)]
     plan = compare.Plan(max_new_tokens=4, max_prompts=3, max_probes=2, seeds=2, seed_prompts=2)
     shape = metrics.shape_of([x.answer for x in records])
     found = compare.ask(asked, records, records[:2], ['some text'], plan, 'text', shape)
     assert len(found['nll']) == 4 and len(found['train_nll']) == 2
     assert len(found['answers']) == 3 and len(found['preferred']) == 2
+    assert found['memorised'] == [0.0, 0.0]
     assert {len(found[kind]) for kind in ('format', 'fact', 'unknown')} == {2}
     rows = compare.compare(found, found, draws=50)
     assert rows.keys() == compare.MEASURED.keys()
     assert all(row['difference'] == 0 for row in rows.values())
     assert np.isfinite(compare.gap(found))
+
+
+def test_what_is_written_word_for_word_is_learned_by_heart(asked, monkeypatch):
+    records = [Conversation(str(i), f'f:{i}', talk('q', answer)) for i, answer in enumerate((
+        'One two three four five six seven.', 'Ant bee cat dog eel fox.', 'too short'))]
+    said = iter([[Reply('one two three four five six', True, 1.0),
+                  Reply('ant bee cat', True, 1.0)]])
+    monkeypatch.setattr(compare, 'replies', lambda *args, **options: next(said))
+    assert compare._memorised(asked, records, compare.Plan()) == [1.0, 0.0]
 
 
 def test_a_candidate_is_measured_in_bits_per_byte(asked):
