@@ -11,6 +11,7 @@ _FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 _DESCRIPTION = """The whole life of a language model.
 
   jaxllm run --config=experiments/pretrain.py --workdir=runs/base
+  jaxllm finetune --data=my.jsonl --model=smollm2.gguf --workdir=runs/mine
   jaxllm run --config=experiments/pretrain.py:smoke --workdir=/tmp/smoke
   jaxllm run --config=experiments/pretrain.py --config.optim.lr=1e-3 --workdir=runs/b --dry_run
   jaxllm sweep --config=experiments/pretrain.py --seeds=0,1,2 --workdir=runs/three

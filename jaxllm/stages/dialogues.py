@@ -50,14 +50,16 @@ def weights(config):
 
 
 def template_of(name, base, tokenizer):
-    """The ChatTemplate to learn: the named one, the base's own, or ChatML for a base without.
+    """The ChatTemplate to learn: the named one, the base's own, or for a base without ChatML if its
+    tokenizer has the tokens for it, else `plain`, whose answers end with the end of text.
 
     Raises:
       InputError: it does not say what to learn, or does not fit the tokenizer.
     """
     template = chat.load_template(name) if name else base.template()
     if template is None:
-        template = chat.load_template('chatml_bos')
+        has_chat_tokens = {'<|im_start|>', '<|im_end|>'} <= tokenizer.special.keys()
+        template = chat.load_template('chatml_bos' if has_chat_tokens else 'plain')
     chat.check_marked(template)
     chat.stop_ids(template, tokenizer)
     return template

@@ -158,7 +158,14 @@ def _check_same_data(config, workdir):
 
 
 def _tokens(template, tokenizer):
-    return lambda record: len(chat.render(template, record.messages, tokenizer).ids)
+    """count(record): tokens of a Conversation. Raises InputError with its line if the template does
+    not take it."""
+    def count(record):
+        try:
+            return len(chat.render(template, record.messages, tokenizer).ids)
+        except InputError as error:
+            raise InputError(f'{record.origin}: {error}') from error
+    return count
 
 
 def _prepared(config, checked, base):

@@ -64,6 +64,8 @@ def test_templates_of_other_families(tok):
                                           '[INST] Again? [/INST]')
     assert text('llama2', TALK[:2]) == ('<|bos|>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi there '
                                         '[/INST]')
+    assert text('plain', TALK[:2]) == '<|bos|>Be brief.\nUser: Hi there\nAssistant:'
+    assert learned('plain', TALK, tok)[0] == ' Hello!<|eos|> Yes.<|eos|>'
     assert 'You are a helpful AI assistant named SmolLM' in text('smollm2', TALK[1:2])
     assert 'SmolLM' not in text('smollm2', TALK[:2])
 
@@ -145,7 +147,8 @@ def test_pad_may_be_the_end_token(tok):
     assert ends == [0.0, 0.0, 1.0, 0.0, 1.0] and text.endswith('<|im_end|>')
 
 
-@pytest.mark.parametrize('name, stop', [('chatml', '<|im_end|>'), ('mistral', '<|eos|>'),
+@pytest.mark.parametrize('name, stop', [
+    ('plain', '<|eos|>'), ('chatml', '<|im_end|>'), ('mistral', '<|eos|>'),
                                         ('llama2', '<|eos|>')])
 def test_stop_ids(name, stop, tok):
     assert chat.stop_ids(chat.load_template(name), tok)[0] == tok.special[stop]

@@ -108,6 +108,9 @@ def test_no_network_and_no_such_name(monkeypatch, tmp_path):
 
 @pytest.mark.pretrained
 def test_the_real_thing(tmp_path):
-    path = module.fetch('countries', tmp_path)
+    try:
+        path = module.fetch('countries', tmp_path)
+    except RunError as error:
+        pytest.skip(f'no package index: {error}')
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) > 200 and 'The capital of France is Paris.' in {x['response'] for x in rows}

@@ -124,6 +124,27 @@ def test_a_run_may_start_from_an_adapter(tmp_path, adapted, data):
     assert runs.records(workdir, 'eval')[0]['val/loss'] == pytest.approx(last, rel=1e-5)
 
 
+def test_a_run_may_start_from_a_model_file(tmp_path, parent, data, capsys):
+    """A GGUF file that the base was exported to: the same start, and its hash in the lineage."""
+    file = tmp_path / 'base.gguf'
+    assert main.main(['export', str(parent), '--format=gguf', '--kind=f32', f'--out={file}']) == 0
+    losses = []
+    for name, init_from in (('file', file), ('run', parent)):
+        assert runs.run_here(argv(tmp_path / name, init_from, data, **LORA,
+                                  train__num_steps=2)) == 0
+        losses.append(runs.records(tmp_path / name, 'eval')[0]['val/loss'])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    lineage = json.loads((tmp_path / 'file' / 'lineage.json').read_text())
+    assert lineage['parents']['init_from']['run'] == str(file)
+    capsys.readouterr()
+    assert main.main(['lineage', str(tmp_path / 'file')]) == 0
+    assert 'model file, llama, sha256' in capsys.readouterr().out
+    assert main.main(['revert', str(tmp_path / 'file')]) == 0
+    assert capsys.readouterr().out.strip() == str(file)
+    file.write_bytes(file.read_bytes()[:-8] + b'ZZZZZZZZ')
+    refused(capsys, ['chat', f'--workdir={tmp_path / "file"}', '--prompt=x'], 'another model')
+
+
 @pytest.mark.kill
 @pytest.mark.parametrize('options', [{}, LORA | dict(neftune_alpha=5.0)], ids=['full', 'lora'])
 def test_killed_runs_end_as_whole_ones(options, tmp_path, parent, data, shared_cache):
