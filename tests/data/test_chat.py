@@ -148,8 +148,7 @@ def test_pad_may_be_the_end_token(tok):
 
 
 @pytest.mark.parametrize('name, stop', [
-    ('plain', '<|eos|>'), ('chatml', '<|im_end|>'), ('mistral', '<|eos|>'),
-                                        ('llama2', '<|eos|>')])
+    ('plain', '<|eos|>'), ('chatml', '<|im_end|>'), ('mistral', '<|eos|>'), ('llama2', '<|eos|>')])
 def test_stop_ids(name, stop, tok):
     assert chat.stop_ids(chat.load_template(name), tok)[0] == tok.special[stop]
 
