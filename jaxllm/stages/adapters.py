@@ -7,6 +7,7 @@ runs that its adapters come from.
 
 import json
 import pathlib
+import re
 import shutil
 
 import jax
@@ -58,6 +59,9 @@ def _add(path, args):
                          '--peft=FOLDER with --base=PATH')
     base, settings, tree, source = _from_run(args) if args.run else _from_peft(path, args)
     name = args.name or pathlib.Path(args.run or args.peft).resolve().name
+    if not re.fullmatch(r'[\w-][\w.-]*', name):
+        raise InputError(f'--name={name!r} cannot be the name of an adapter; use letters, digits, '
+                         '"-", "_" and "."')
     about = {'path': str(base.path), 'step': base.step, 'fingerprint': base.fingerprint}
     path.mkdir(parents=True, exist_ok=True)
     with one_builder(path / FILE):

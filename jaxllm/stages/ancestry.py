@@ -186,6 +186,10 @@ def descendants(path, search=()):
         for role, parent in lineage.read_lineage(place)['parents'].items():
             if pathlib.Path(parent['run']).resolve() == path:
                 found.append((role, place))
+    for root in (path.parent, *map(pathlib.Path, search)):
+        for file in sorted(root.glob(f'**/{bases.RACK_FILE}')):
+            if pathlib.Path(json.loads(file.read_text())['base']['path']).resolve() == path:
+                found.append(('base of a rack of adapters', file.parent))
     return found
 
 

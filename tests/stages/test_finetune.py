@@ -17,7 +17,7 @@ SMALL = runs.overrides(evaluate__max_new_tokens=6, evaluate__max_prompts=3, eval
 def bases(tmp_path_factory, shared_cache, text):
     """Two bases; the second has learned a little more."""
     folder = tmp_path_factory.mktemp('bases')
-    for name, steps in (('one', 2), ('two', 12)):
+    for name, steps in (('one', 4), ('two', 12)):
         runs.run(runs.argv(folder / name, text, train__num_steps=steps), devices=8,
                  JAXLLM_CACHE=str(shared_cache))
     return folder
