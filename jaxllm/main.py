@@ -63,9 +63,10 @@ def _parser():
     chat = verb('chat', 'talk to a chat model, or let a base model continue texts, streaming',
                 'jaxllm chat --model=smollm2.gguf --prompt="What is the capital of France?" '
                 '--temperature=0')
-    chat.add_argument('--workdir', default='', help='a run, the base or an adapter of one')
-    chat.add_argument('--model', default='', metavar='FILE.gguf|FOLDER',
-                      help='a model file, or a folder of Hugging Face weights')
+    one = chat.add_mutually_exclusive_group(required=True)
+    one.add_argument('--workdir', default='', help='a run, the base or an adapter of one')
+    one.add_argument('--model', default='', metavar='FILE.gguf|FOLDER',
+                     help='a model file, or a folder of Hugging Face weights')
     chat.add_argument('--prompt', help='answer this one prompt on standard output, then leave')
     chat.add_argument('--system', default='', help='a system prompt')
     chat.add_argument('--messages', default='', metavar='FILE.json',

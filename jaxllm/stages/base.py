@@ -137,6 +137,17 @@ def flat(tree):
             for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def open_trainable(path, what='config.init_from'):
+    """The Base that training begins from. Raises InputError: see `open_base`, or a rack, whose
+    active adapter may be another one tomorrow."""
+    base = open_base(path, what=what)
+    if (base.path / RACK_FILE).exists():
+        raise InputError(f'{what}={path} is a rack of adapters, which nothing can be trained from; '
+                         f'merge one (`jaxllm adapters merge {path} NAME --out=FOLDER`) and give '
+                         'that folder')
+    return base
+
+
 def matching_base(config):
     """The Base that `config.init_from` names, or None; its model computes what config.model does.
 
@@ -145,7 +156,7 @@ def matching_base(config):
     """
     if not config.init_from:
         return None
-    base = open_base(config.init_from, what='config.init_from')
+    base = open_trainable(config.init_from)
     theirs, ours = flatten(base.model), flatten(to_plain(config)['model'])
     other = [f'{key} {theirs.get(key)!r} there, {ours[key]!r} here' for key in ours
              if _plain(theirs.get(key)) != ours[key] and key not in _HOW_NOT_WHAT]

@@ -29,9 +29,6 @@ def chat(args):
     ends."""
     settings = {name: getattr(args, name) for name in _SETTINGS}
     sampling = decode.SamplingConfig(**settings)
-    if bool(args.workdir) == bool(args.model):
-        raise InputError('chat needs one model: --workdir=RUN, or --model=FILE.gguf or a folder of '
-                         'weights')
     if args.prompt is not None and args.messages:
         raise InputError('--prompt and --messages are two questions; give one of them')
     messages = _read_messages(args.messages) if args.messages else None

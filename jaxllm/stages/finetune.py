@@ -72,7 +72,10 @@ def prepare(config):
     if not models:
         raise InputError('no model; give the base to fine-tune, e.g. --model=smollm2.gguf '
                          '(`jaxllm data fetch smollm2` downloads that one)')
-    found = tuple(bases.open_base(path, what='model') for path in models)
+    if config.settings.batch_size % jax.device_count():
+        raise InputError(f'settings.batch_size={config.settings.batch_size} does not divide over '
+                         f'{jax.device_count()} devices; use a multiple of that, or 0 = chosen')
+    found = tuple(bases.open_trainable(path, what='model') for path in models)
     rank = config.settings.rank
     for base in found:
         stores.template_of(config.template, base, base.tokenizer())
@@ -181,7 +184,8 @@ def _settings(config, checked, base, prepared):
     template = stores.template_of(config.template, base, tokenizer)
     count = _tokens(template, tokenizer)
     return settings.choose(checked.wanted, config.method, model_config(base.model),
-                           [count(record) for record in prepared.train]), template
+                           [count(record) for record in prepared.train],
+                           jax.device_count()), template
 
 
 def _settings_text(chosen):

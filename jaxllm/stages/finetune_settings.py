@@ -48,11 +48,12 @@ class Chosen:
     reasons: dict
 
 
-def choose(wanted, method, model, lengths):
+def choose(wanted, method, model, lengths, num_devices):
     """Settings for a ModelConfig and records of so many tokens.
 
     Args:
       wanted: Wanted. method: of METHODS. lengths: tokens of each training record.
+      num_devices: the rows of a batch divide over these.
     """
     reasons, size = {}, num_params(model)
 
@@ -68,7 +69,8 @@ def choose(wanted, method, model, lengths):
     seq_len = pick('seq_len', row, f'95% of the records have at most {ninety_five} tokens')
     tokens = sum(min(x, seq_len + 1) for x in lengths)
     batch = 1 << max(0, int(math.log2(max(1, tokens / (_STEPS_PER_EPOCH * seq_len)))))
-    batch_size = pick('batch_size', min(batch, max(1, _TOKENS_PER_STEP // seq_len)),
+    batch = min(batch, max(1, _TOKENS_PER_STEP // seq_len))
+    batch_size = pick('batch_size', math.ceil(batch / num_devices) * num_devices,
                       f'about {_STEPS_PER_EPOCH} updates per reading of {tokens:,} tokens')
     epochs = pick('epochs', 3.0 if len(lengths) < 1000 else 2.0 if len(lengths) < 10_000 else 1.0,
                   f'{len(lengths):,} records: the fewer, the more often; early stopping ends it')

@@ -85,7 +85,7 @@ def prepare(config):
     if not config.init_from:
         raise InputError('config.init_from is empty; give the base to fine-tune: a run directory, '
                          'a FILE.gguf or a folder of weights, e.g. --config.init_from=runs/base')
-    base = bases.open_base(config.init_from, what='config.init_from')
+    base = bases.open_trainable(config.init_from)
     model = _model(base.model, section(ComputeConfig, config.compute, 'compute'))
     if model.positions == 'learned' and data.seq_len > model.max_seq_len:
         raise InputError(f'data.seq_len={data.seq_len} is beyond the {model.max_seq_len} learned '

@@ -26,12 +26,12 @@ def test_the_confidence_is_that_of_the_first_phrase():
     text = ' Baker. She'
     # Half for each byte of ' Baker', nothing for what follows.
     answer = answers._answer(tokenizer, tokenizer.encode(text),
-                             [-0.6931471805599453] * 6 + [-50.0] * 5, text)
+                             [-0.6931471805599453] * 6 + [-50.0] * 5, text, chat=False)
     assert (answer.text, answer.value) == ('Baker. She', 'Baker')
     assert answer.confidence == pytest.approx(2 ** -6)
 
 
 def test_an_empty_answer_has_no_value():
     tokenizer = tokenizers.byte_tokenizer()
-    answer = answers._answer(tokenizer, [tokenizer.eos_id], [-0.5], '')
+    answer = answers._answer(tokenizer, [tokenizer.eos_id], [-0.5], '', chat=False)
     assert (answer.text, answer.value) == ('', '')

@@ -83,7 +83,7 @@ def test_a_config_that_cannot_be(options, parts, tmp_path, text, capsys):
     (['run', f'--config={runs.PRETRAIN}:smoke'], ['--workdir=']),
     (['run', f'--config={runs.PRETRAIN}:smoke', '--wrokdir=x'], ['--wrokdir=x']),
     (['chat', '--workdir=x', '--tempreature=1'], ['--tempreature=1', 'jaxllm chat --help']),
-    (['chat', '--workdir=nowhere'], ['nowhere is no run directory']),
+    (['chat', '--workdir=nowhere'], ['nowhere does not exist', 'expected a run directory']),
     (['inspect', '--workdir=nowhere'], ['nowhere']),
     (['report', 'nowhere'], ['nowhere is no directory']),
 ], ids=lambda value: value[1] if len(value) > 1 else value[0])
