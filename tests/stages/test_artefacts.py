@@ -1,7 +1,6 @@
 """Where artefacts come from, going back, deleting; adapters as artefacts; exports."""
 
 import json
-
 import shutil
 
 import jax
@@ -11,8 +10,10 @@ import runs
 import test_sft as sft
 
 from jaxllm import main
+from jaxllm.errors import InputError
 from jaxllm.models import transformer
 from jaxllm.stages import artifact
+from jaxllm.stages import base as bases
 
 parent, data, adapted = sft.parent, sft.data, sft.adapted
 
@@ -98,7 +99,11 @@ def test_what_others_descend_from_is_not_deleted(family, capsys):
     refused(capsys, 'delete', base, '--yes', parts=[str(child), 'init_from', '--force'])
     refused(capsys, 'delete', child, parts=['needs --yes'])
     refused(capsys, 'delete', base.parent, '--yes', parts=['no run directory'])
+    rack = base.parent / 'rack'
+    run(capsys, 'adapters', 'add', rack, f'--run={child}')
     assert 'deleted' in run(capsys, 'delete', child, '--yes').out and not child.exists()
+    refused(capsys, 'delete', base, '--yes', parts=[str(rack), 'base of a rack'])
+    shutil.rmtree(rack)
     assert 'deleted' in run(capsys, 'delete', base, '--yes').out and not base.exists()
 
 
@@ -161,6 +166,12 @@ def test_an_adapter_of_another_base(adapted, other, tmp_path, data, capsys):
     refused(capsys, 'adapters', 'add', rack, f'--run={adapted}', parts=["'lora' already"])
     refused(capsys, 'adapters', 'swap', rack, 'zzz', parts=["no adapter 'zzz'", 'lora'])
     refused(capsys, 'adapters', 'add', rack, parts=['needs one adapter'])
+    for name in ('..', '.', 'a/b', '../x', '.hidden'):
+        refused(capsys, 'adapters', 'add', rack, name, f'--run={adapted}',
+                parts=['cannot be the name of an adapter'])
+    assert adapted.exists() and (rack / 'adapters.json').exists()
+    with pytest.raises(InputError, match='merge one'):
+        bases.open_trainable(rack)
     refused(capsys, 'adapters', 'list', tmp_path, parts=['no run directory'])
     refused(capsys, 'adapters', 'merge', rack, parts=['--out'])
 
