@@ -51,10 +51,12 @@ def _parent(parent, seen):
         return Node(path, 'a run among its own ancestors', 'the lineage goes in a circle')
     if not path.exists():
         return Node(path, f'fingerprint {parent["fingerprint"][:12]}', 'not there any more')
-    node = ancestors(path, seen)
+    try:
+        node, problem = ancestors(path, seen), _problem(path, parent)
+    except (InputError, json.JSONDecodeError) as error:
+        return Node(path, f'fingerprint {parent["fingerprint"][:12]}', f'cannot be read: {error}')
     return dataclasses.replace(node, title=f'{node.title}, step {parent["step"]:,} was used'
-                               if parent['step'] else node.title,
-                               problem=_problem(path, parent))
+                               if parent['step'] else node.title, problem=problem)
 
 
 def _problem(path, parent):

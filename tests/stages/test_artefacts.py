@@ -68,6 +68,8 @@ def test_lineage_from_the_data_to_the_artefact(family, capsys):
     assert 'data mine' in out and 'data text' in out and 'template' in out
     tree = json.loads(run(capsys, 'lineage', child, '--json').out)
     assert tree['parents']['init_from']['path'] == str(base)
+    (base / 'lineage.json').write_text('{"stage"')
+    assert 'cannot be read' in run(capsys, 'lineage', child).out
     shutil.rmtree(base)
     assert 'not there any more' in run(capsys, 'lineage', child).out
 
