@@ -223,7 +223,6 @@ def test_chat_with_a_model_that_answers(adapted, parent, tmp_path, capsys):
     assert main.main([*one, f'--messages={tmp_path / "m.json"}', '--system=Be brief.']) in (0, 2)
     capsys.readouterr()
     for arguments, parts in (
-            (['chat', '--prompt=x'], ['--workdir=RUN, or --model']),
             (['chat', f'--workdir={parent}', '--system=x', '--prompt=x'], ['base model']),
             ([*one, f'--messages={tmp_path}/none.json'], ['none.json', 'JSON list']),
             ([*one, '--prompt=' + 'x' * 3000], ['3', 'context'])):
