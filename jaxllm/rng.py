@@ -2,7 +2,7 @@
 
 import jax
 
-INIT, STEP, SAMPLE = range(3)
+INIT, STEP, SAMPLE, ROLLOUT, SHUFFLE, VALUE = range(6)
 
 
 def key(seed, purpose):

@@ -44,6 +44,8 @@ PARAM_AXES = {
     'up/bias': ('d_ff',),
     'gate/bias': ('d_ff',),
     'down/bias': ('d_model',),
+    'scalar/weight': ('d_model',),
+    'scalar/bias': (),
 }
 _NORMS = ('attention_norm', 'attention_post_norm', 'mlp_norm', 'mlp_post_norm', 'final_norm')
 PARAM_AXES |= {f'{norm}/{name}': ('d_model',) for norm in _NORMS for name in ('scale', 'bias')}

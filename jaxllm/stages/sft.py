@@ -86,7 +86,7 @@ def prepare(config):
         raise InputError('config.init_from is empty; give the base to fine-tune: a run directory, '
                          'a FILE.gguf or a folder of weights, e.g. --config.init_from=runs/base')
     base = bases.open_trainable(config.init_from)
-    model = _model(base.model, section(ComputeConfig, config.compute, 'compute'))
+    model = computed_model(base.model, section(ComputeConfig, config.compute, 'compute'))
     if model.positions == 'learned' and data.seq_len > model.max_seq_len:
         raise InputError(f'data.seq_len={data.seq_len} is beyond the {model.max_seq_len} learned '
                          'positions of the base; use a smaller one')
@@ -96,7 +96,8 @@ def prepare(config):
                   template)
 
 
-def _model(settings, compute):
+def computed_model(settings, compute):
+    """The ModelConfig of a model on disk (nested settings), computed as a ComputeConfig says."""
     attention = settings['attention'] | {'impl': compute.impl, 'chunk_size': compute.chunk_size}
     return model_config(settings | {'dtype': compute.dtype, 'remat': compute.remat,
                                     'attention': attention})

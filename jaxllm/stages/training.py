@@ -55,15 +55,18 @@ class Trainer:
       objective: see `objectives/base.py`.
       trainable: shapes of what is trained; default: the whole model.
       frozen: constants of the objective, as ShapeDtypeStructs with shardings.
+      aux: what the objective adapts from step to step, beside the guard's memory.
       extra: what else `make_train_step` takes: prepare, update_aux, penalty.
 
     Attributes:
       mesh, optimizer, state_shape, state_shardings, step: see the modules of those names.
     """
 
-    def __init__(self, config, model, objective, *, trainable=None, frozen=None, **extra):
+    def __init__(self, config, model, objective, *, trainable=None, frozen=None, aux=None,
+                 **extra):
         train = section(TrainConfig, config.train, 'train')
         self.config, self.model, self.frozen = config, model, frozen or {}
+        self._aux = aux or {}
         self.metrics = section(MetricsConfig, config.metrics, 'metrics')
         self.mesh = make_mesh(section(ShardingConfig, config.sharding, 'sharding'))
         self._check_batch(train.batch_size, train.accum)
@@ -101,7 +104,7 @@ class Trainer:
 
     def _new_state(self, params):
         return create(params, self.optimizer, ema=self.optim.ema_decay > 0,
-                      aux={'guard': guard_state(self.guard)})
+                      aux=self._aux | {'guard': guard_state(self.guard)})
 
     def like(self):
         """The state as ShapeDtypeStructs with shardings."""
@@ -156,7 +159,7 @@ class Trainer:
                 progress.line(f'going on from step {start:,}')
             try:
                 return loop.train(
-                    self.compile_step(source(0)), state, frozen, source, self.loop,
+                    self.compile_step(source.like() if source.needs_state else source(0)), state, frozen, source, self.loop,
                     batch_sharding=self.batch_shardings, checkpoints=checkpoints, metrics=metrics,
                     progress=progress, hooks=hooks, metadata={'data': data_fingerprint},
                     start_metadata=restored, max_skips_in_row=self.guard.max_skips_in_row,

@@ -1,7 +1,8 @@
 """The one training loop. All side effects of training happen here and in the writers it is given.
 
 Order at each step: evaluate, sample, save, take the next batch, step. A run ends after num_steps,
-or at an evaluation that is `patience` evaluations behind the best one. Metrics of a step are
+or at an evaluation that is `patience` evaluations behind the best one. Steps of one rollout belong
+together: a signal that comes inside is obeyed at its end. Metrics of a step are
 fetched after the next one was dispatched, so that the accelerator never waits for Python. A save
 drains them first, so that a resumed run writes the same lines as one that was never interrupted.
 """
@@ -156,7 +157,8 @@ def train(step_fn, state, frozen, source, config, *, batch_sharding, checkpoints
     Args:
       step_fn: compiled (state, frozen, batch) -> (state, metrics); donates `state`.
       source: `iterate(start)` yields this process's part of batches start, start + 1, ...; or, with
-        `needs_state`, source(step, state) makes each when it is due.
+        `needs_state`, source(step, state) makes each when it is due, from the state that it finds
+        at multiples of `source.period` steps; `source.take_perf()` is what that cost.
       batch_sharding: {array name: NamedSharding} of a global batch.
       metadata: JSON saved with each checkpoint; start_metadata: that of the restored one, or None.
       max_skips_in_row: GuardStop is raised when the guard skipped this many steps in a row.
@@ -169,6 +171,7 @@ def train(step_fn, state, frozen, source, config, *, batch_sharding, checkpoints
     start = int(state.step)
     fresh = start_metadata is not None and start_metadata['hooks_done']
     batches = None if source.needs_state else source.iterate(start)
+    period = source.period if source.needs_state else 1
     pending, pace, tracing = None, _Pace(), False
     patience = _Patience(config.patience, start_metadata)
 
@@ -192,6 +195,8 @@ def train(step_fn, state, frozen, source, config, *, batch_sharding, checkpoints
                 perf['tokens_per_second'] = tokens_per_step / perf['step_time_s']
                 if peak_flops:
                     perf['mfu'] = flops_per_step / perf['step_time_s'] / peak_flops
+                if source.needs_state:
+                    perf |= source.take_perf()
                 metrics.perf(step, perf | {'memory_bytes': flops.memory_bytes(),
                                            'peak_rss_bytes': flops.peak_rss_bytes()})
                 progress.update(step, tokens_per_s=perf['tokens_per_second'])
@@ -211,7 +216,7 @@ def train(step_fn, state, frozen, source, config, *, batch_sharding, checkpoints
 
     with StopRequest() as stop:
         for step in range(start, config.num_steps + 1):
-            signum = stop.at(step)
+            signum = 0 if step % period else stop.at(step // period)
             if signum:
                 drain()
                 if step > start or start_metadata is None:  # otherwise it is saved already
