@@ -4,21 +4,27 @@
     conversations    [{"from": "human", "value": "..."}, ...]                     (ShareGPT)
     instruction      and output or response, with an optional input               (Alpaca)
     prompt           and response, completion or answer; also question, query
-    chosen           and rejected: texts with a prompt, or whole lists of messages
-    responses        and ranks, with a prompt: the best is chosen, the others rejected
+    chosen           and rejected: texts with a prompt, whole lists of messages, or dialogues in one
+                     text ("Human: ... Assistant: ...", as HH-RLHF)
+    responses        and ranks (1 = best), scores or ratings (higher = better), with a prompt: the
+                     best is chosen, the others rejected
 
 A system prompt may stand in the field `system`.
 """
 
 import dataclasses
+import math
 import numbers
+import re
 
 from jaxllm.data.chat import ROLES
 
+_TURN = re.compile(r'(?:\A|\n\n)\s*(Human|Assistant):')
 _ROLE_NAMES = {'human': 'user', 'user': 'user', 'prompter': 'user', 'gpt': 'assistant',
                'assistant': 'assistant', 'model': 'assistant', 'bot': 'assistant',
                'system': 'system', 'tool': 'tool', 'function': 'tool', 'observation': 'tool'}
 PROMPTS = ('prompt', 'instruction', 'question', 'query')
+SCORES = ('scores', 'ratings')
 ANSWERS = ('response', 'completion', 'output', 'answer')
 FORMATS = ('messages', 'ShareGPT', 'chosen/rejected', 'ranked responses', 'Alpaca', 'pairs')
 
@@ -60,7 +66,7 @@ def format_of(fields):
         return 'messages'
     if 'conversations' in names:
         return 'ShareGPT'
-    if 'responses' in names and 'ranks' in names:
+    if 'responses' in names and names & {'ranks', *SCORES}:
         return 'ranked responses'
     if names & set(PROMPTS) and names & set(ANSWERS):
         return 'Alpaca' if 'instruction' in names else 'pairs'
@@ -81,16 +87,16 @@ def normalise(fields):
     elif kind == 'ShareGPT':
         messages, rejected = _messages(fields['conversations'], 'from', 'value'), ()
     elif kind == 'chosen/rejected':
-        messages, rejected = _preference(fields)
+        messages, rejected = as_preference(fields)
     elif kind == 'ranked responses':
-        messages, rejected = _ranked(fields)
+        messages, rejected = _best_and_worse(fields)
     else:
-        messages = [*_prompt(fields), _message('assistant', _first(fields, ANSWERS))]
+        messages = [*_prompt(fields), as_message('assistant', _first(fields, ANSWERS))]
         rejected = ()
     system = fields['system'] if 'system' in fields else ''
     if system and messages[0]['role'] != 'system':
-        messages = [_message('system', system), *messages]
-    _check(messages)
+        messages = [as_message('system', system), *messages]
+    check(messages)
     return tuple(messages), tuple(rejected)
 
 
@@ -98,7 +104,7 @@ def _first(fields, names):
     return next(fields[name] for name in names if name in fields)
 
 
-def _message(role, content):
+def as_message(role, content):
     if isinstance(content, (list, tuple)) and content and all(
             isinstance(part, dict) and 'text' in part and isinstance(part['text'], str)
             for part in content):
@@ -122,7 +128,7 @@ def _prompt(fields):
     more = fields['input'] if 'instruction' in fields and 'input' in fields else ''
     if more and not isinstance(more, str):
         raise Unreadable(f'no text: the input is {type(more).__name__}')
-    return [_message('user', f'{prompt}\n\n{more}' if more and more.strip() else prompt)]
+    return [as_message('user', f'{prompt}\n\n{more}' if more and more.strip() else prompt)]
 
 
 def _messages(items, role_key='role', text_key='content'):
@@ -150,24 +156,24 @@ def _messages(items, role_key='role', text_key='content'):
         calls = role == 'assistant' and 'tool_calls' in item and item['tool_calls']
         text = item[text_key] if text_key in item else None
         message = ({'role': role, 'content': text or ''} if calls
-                   else _message(role, text))
+                   else as_message(role, text))
         kept = {key: value for key, value in item.items()
                 if key in ('name', 'tool_calls', 'tool_call_id') and value is not None}
         messages.append(message | kept)
     return messages
 
 
-def _preference(fields):
+def as_preference(fields):
+    """(messages with the chosen answer, rejected answers) of a record with chosen and rejected."""
     chosen, rejected = fields['chosen'], fields['rejected']
+    if isinstance(chosen, str) and not fields.keys() & set(PROMPTS):
+        chosen, rejected = _dialogue(chosen), _dialogue(rejected)
     if isinstance(chosen, str):
-        if not fields.keys() & set(PROMPTS):
-            raise Unreadable('no prompt: chosen and rejected are texts, and nothing says what they '
-                             'answer; expected a field prompt')
         worse = [rejected] if isinstance(rejected, str) else rejected
         if not isinstance(worse, (list, tuple)) or not worse:
             raise Unreadable(f'no rejected answer: rejected is {rejected!r:.40}')
-        messages = [*_prompt(fields), _message('assistant', chosen)]
-        return messages, [_message('assistant', text)['content'] for text in worse]
+        messages = [*_prompt(fields), as_message('assistant', chosen)]
+        return messages, [as_message('assistant', text)['content'] for text in worse]
     messages, other = _messages(chosen), _messages(rejected)
     if not fields.keys().isdisjoint(PROMPTS) and len(messages) == 1:
         prompt = _prompt(fields)
@@ -179,24 +185,46 @@ def _preference(fields):
     return messages, [other[-1]['content']]
 
 
-def _ranked(fields):
-    responses, ranks = fields['responses'], fields['ranks']
+def _dialogue(text):
+    """Messages of a dialogue in one text; turns begin with 'Human:' or 'Assistant:'."""
+    begin, *parts = _TURN.split(text) if isinstance(text, str) else ['no text']
+    if begin.strip() or not parts:
+        raise Unreadable('no prompt: chosen and rejected are texts, and nothing says what they '
+                         'answer; expected a field prompt, or texts "Human: ... Assistant: ..."')
+    return [{'role': name.lower(), 'content': said.strip()}
+            for name, said in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def as_ranking(fields):
+    """(messages of the prompt, responses, ranks) of a record with ranks, scores or ratings.
+
+    Ranks are dense from 1, the best; equal numbers are ties.
+    """
+    name = next(name for name in ('ranks', *SCORES) if name in fields)
+    responses, values = fields['responses'], fields[name]
     if not fields.keys() & set(PROMPTS):
         raise Unreadable('no prompt: nothing says what the responses answer')
-    if not (isinstance(responses, (list, tuple)) and isinstance(ranks, (list, tuple))
-            and all(isinstance(rank, numbers.Real) for rank in ranks)):
-        raise Unreadable('ranking: expected a list of responses and a list of numbers')
-    if len(responses) != len(ranks) or len(responses) < 2:
-        raise Unreadable(f'ranking: {len(responses)} responses and {len(ranks)} ranks; expected as '
-                         'many of both, at least two')
-    best = min(ranks)
-    order = sorted(range(len(ranks)), key=lambda i: ranks[i])
-    messages = [*_prompt(fields), _message('assistant', responses[order[0]])]
-    worse = [responses[i] for i in order[1:] if ranks[i] > best]
-    return messages, [_message('assistant', text)['content'] for text in worse]
+    if not (isinstance(responses, (list, tuple)) and isinstance(values, (list, tuple)) and all(
+            isinstance(x, numbers.Real) and not isinstance(x, bool) for x in values)):
+        raise Unreadable(f'ranking: expected a list of responses and a list of numbers as {name}')
+    if len(responses) != len(values) or len(responses) < 2:
+        raise Unreadable(f'ranking: {len(responses)} responses and {len(values)} {name}; expected '
+                         'as many of both, at least two')
+    if not all(map(math.isfinite, values)):
+        raise Unreadable(f'ranking: {name} {list(values)!r:.60}; expected finite numbers')
+    order = sorted(set(values), reverse=name in SCORES)
+    texts = [as_message('assistant', text)['content'] for text in responses]
+    return _prompt(fields), texts, [1 + order.index(value) for value in values]
 
 
-def _check(messages):
+def _best_and_worse(fields):
+    prompt, responses, ranks = as_ranking(fields)
+    best, *others = sorted(range(len(ranks)), key=lambda i: ranks[i])
+    return ([*prompt, as_message('assistant', responses[best])],
+            [responses[i] for i in others if ranks[i] > 1])
+
+
+def check(messages):
     """Raises Unreadable unless the messages are a conversation that can be learned from."""
     roles = [message['role'] for message in messages]
     if 'assistant' not in roles:

@@ -68,10 +68,25 @@ def read_conversations(spec: DialogueSpec, rejects: Rejects) -> Iterator[Convers
     Raises:
         InputError: no such file or dataset, a file of another kind, or no conversation in it.
     """
-    found = itertools.islice(_read(spec, rejects), spec.max_records or None)
+    def conversation(raw):
+        messages, rejected = normalise(raw.fields)
+        return Conversation(record_id(raw), raw.origin, messages, rejected)
+    return read_source(spec, rejects, conversation, 'conversation')
+
+
+def read_source(spec, rejects, normal, what):
+    """normal(raw) of each record of a source; what is Unreadable is counted and recorded.
+
+    Args:
+        what: names one in messages.
+
+    Raises:
+        InputError: as `read_conversations`.
+    """
+    found = itertools.islice(_read(spec, rejects, normal), spec.max_records or None)
     first = next(found, None)
     if first is None:
-        raise InputError(f'source {spec.name!r} has no conversation: {spec.path!r} gave '
+        raise InputError(f'source {spec.name!r} has no {what}: {spec.path!r} gave '
                          f'{rejects.describe(spec.name) or "no record at all"}'
                          f'{f" where {spec.where}" if spec.where else ""}; expected one record '
                          'per line')
@@ -79,7 +94,13 @@ def read_conversations(spec: DialogueSpec, rejects: Rejects) -> Iterator[Convers
     yield from found
 
 
-def _read(spec, rejects):
+def record_id(raw):
+    """Its own id, or else where it is."""
+    own = raw.fields['id'] if 'id' in raw.fields else None
+    return raw.place if own in (None, '') else str(own)
+
+
+def _read(spec, rejects, normal):
     for raw in _open(spec):
         if any(name not in raw.fields or raw.fields[name] != value
                for name, value in spec.where.items()) and not raw.error:
@@ -88,13 +109,11 @@ def _read(spec, rejects):
         try:
             if raw.error:
                 raise Unreadable(raw.error)
-            messages, rejected = normalise(raw.fields)
+            record = normal(raw)
         except Unreadable as error:
             rejects.reject(spec.name, raw.origin, str(error), raw.start)
             continue
-        own = raw.fields['id'] if 'id' in raw.fields else None
-        name = raw.place if own in (None, '') else str(own)
-        yield Conversation(name, raw.origin, messages, rejected)
+        yield record
 
 
 def _open(spec):
