@@ -61,31 +61,20 @@ def read_prompts(spec, template, tokenizer, max_tokens, rejects):
     Raises:
       InputError: not one prompt that can be used.
     """
-    prompts, seen, repeated = [], set(), 0
-    for raw in dialogues.records_of(spec):
-        rejects.read(spec.name)
+    def prompt(raw):
+        messages = messages_of(raw.fields)
         try:
-            if raw.error:
-                raise Unreadable(raw.error)
-            messages = messages_of(raw.fields)
-            ids = tuple(chat.render(template, list(messages), tokenizer, add_generation_prompt=True,
-                                    train=False).ids)
-            if len(ids) > max_tokens:
-                raise Unreadable(f'prompt too long: {len(ids)} tokens, and '
-                                 f'data.max_prompt_tokens={max_tokens}')
-        except (Unreadable, InputError) as error:
-            rejects.reject(spec.name, raw.origin, str(error), raw.start)
-            continue
-        if ids in seen:
-            repeated += 1
-            continue
-        seen.add(ids)
-        name = str(raw.fields['id']) if raw.fields.get('id') not in (None, '') else raw.place
-        prompts.append(Prompt(name, messages, ids, raw.fields))
-        if len(prompts) == spec.max_records > 0:
-            break
-    if not prompts:
-        raise InputError(f'source {spec.name!r} has no prompt that can be used: {spec.path!r} gave '
-                         f'{rejects.describe(spec.name) or "no record at all"}'
-                         f'{f" where {spec.where}" if spec.where else ""}')
-    return prompts, repeated
+            ids = chat.render(template, list(messages), tokenizer, add_generation_prompt=True,
+                              train=False).ids
+        except InputError as error:
+            raise Unreadable(f'not for this template: {error}') from error
+        if len(ids) > max_tokens:
+            raise Unreadable(f'prompt too long: {len(ids)} tokens, and '
+                             f'data.max_prompt_tokens={max_tokens}')
+        return Prompt(dialogues.record_id(raw), messages, tuple(ids), raw.fields)
+
+    found, repeated = {}, 0
+    for one in dialogues.read_source(spec, rejects, prompt, 'prompt'):
+        repeated += one.ids in found
+        found.setdefault(one.ids, one)
+    return list(found.values()), repeated

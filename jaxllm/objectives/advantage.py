@@ -87,8 +87,3 @@ def leave_one_out(rewards_N, group_size):
     others_PS = (rewards_PS.sum(axis=1, keepdims=True) - rewards_PS) / (group_size - 1)
     return (rewards_PS - others_PS).reshape(-1)
 
-
-def equal_groups(rewards_N, group_size):
-    """Share of groups whose rewards are all the same: they teach nothing."""
-    rewards_PS = rewards_N.reshape(-1, group_size)
-    return jnp.mean(jnp.ptp(rewards_PS, axis=1) < 1e-8)

@@ -100,6 +100,19 @@ def to_arrays(prompts, samples, group_size, prompt_room, room, pad_id):
     return out | {'finished_B': samples.finished}
 
 
+def judged_by_end(config, rewards, finished):
+    """Rewards with `config.unfinished` applied to completions that did not end by themselves.
+
+    Ref: Huang et al. 2024 (arXiv 2403.17031), detail 11: a fixed score for a missing end token.
+    """
+    ended = finished > 0
+    if config.unfinished == 'replace':
+        return np.where(ended, rewards, np.float32(config.unfinished_value)).astype(np.float32)
+    if config.unfinished == 'subtract':
+        return (rewards - (~ended) * config.unfinished_value).astype(np.float32)
+    return rewards
+
+
 def make_forward(models, reference):
     """forward(trainable, frozen, batch) -> {logprobs_BT, ref_logprobs_BT, entropy_BT[, values_BT]}.
 
@@ -141,7 +154,7 @@ class InChunks:
                     for name, x in batch.items()}
             part = jax.device_put(part, batch_shardings(part, self.mesh))
             parts.append(self.fn(*args, part))
-        return jax.tree.map(lambda *xs: np.concatenate([_local(x) for x in xs])[:N], *parts)
+        return jax.tree.map(lambda *xs: np.concatenate([local(x) for x in xs])[:N], *parts)
 
 
 def _padded(x, rows):
@@ -149,8 +162,13 @@ def _padded(x, rows):
     return np.concatenate([x, np.repeat(x[-1:], rows - len(x), axis=0)]) if len(x) < rows else x
 
 
-def _local(x):
+def local(x):
+    """A replicated array on the host."""
     return np.asarray(x.addressable_data(0))
+
+
+SUMMARY = ('reward', 'reward_std', 'kl', 'kl_max', 'entropy', 'length', 'finished', 'repetition',
+           'sampler_gap', 'sampler_gap_max', 'equal_groups')
 
 
 def summary(rollout: dict[str, Any], scores, group_size):

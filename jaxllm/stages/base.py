@@ -269,10 +269,13 @@ def load_assembled(base, mesh):
 
 
 def saved_params(base, like):
-    """The trained parameters of a run's checkpoint: their moving average where there is one."""
+    """The trained parameters of a run's checkpoint: their moving average where there is one. Of a
+    run of reinforcement learning, which may train a value network too, the policy."""
     config = json.loads((base.path / 'config.json').read_text())
     part = 'ema' if config['optim']['ema_decay'] else 'params'
-    return load_params(base.path / 'checkpoints', like, step=base.step, part=part)[0]
+    branch = 'policy' if 'algorithm' in config else ''
+    return load_params(base.path / 'checkpoints', like, step=base.step, part=part,
+                       branch=branch)[0]
 
 
 def tensor_hashes(params):

@@ -9,17 +9,17 @@ from jaxllm.train import flops
 from jaxllm.train.plan import compile_step
 
 
-def describe(config, trainer, batch):
+def describe(config, trainer, batch, seq_len=0):
     """Text of `--dry_run`. The step is compiled for batches shaped like `batch`; nothing is
-    allocated."""
+    allocated. `seq_len`: tokens per row; default: config.data.seq_len."""
     model, train = trainer.model, config.train
-    tokens = train.batch_size * config.data.seq_len
-    flops_per_step = flops.train_flops_per_token(model, config.data.seq_len) * tokens
+    seq_len = seq_len or config.data.seq_len
+    tokens = train.batch_size * seq_len
+    flops_per_step = flops.train_flops_per_token(model, seq_len) * tokens
     mesh = {axis: size for axis, size in trainer.mesh.shape.items() if size > 1} or 'one device'
     lines = [to_json(config),
              f'parameters        {trainer.num_params:,}',
-             f'tokens per step   {tokens:,} ({train.batch_size} sequences of '
-             f'{config.data.seq_len})',
+             f'tokens per step   {tokens:,} ({train.batch_size} sequences of {seq_len})',
              f'tokens in all     {tokens * train.num_steps:,} in {train.num_steps:,} steps',
              f'FLOPs per step    {flops_per_step:.4g} ({flops_per_step * train.num_steps:.4g} in '
              'all)',

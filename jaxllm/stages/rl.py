@@ -49,9 +49,16 @@ class Setup:
     networks: Any
     scorer: Any
     judge: Any
-    mesh: Any
     alarms: Any
     eval: Any
+    mesh: Any
+    prompt_room: int
+    stop_ids: tuple
+
+    @property
+    def row_room(self):
+        """L: tokens of a prompt and its completion."""
+        return self.prompt_room + self.rollout.max_new_tokens
 
 
 def algorithm_of(config):
@@ -69,53 +76,202 @@ def algorithm_of(config):
     return make(section(settings, config.objective, 'objective'))
 
 
-def prepare(config):
-    """Checks all of the config that needs no data. Returns the Setup."""
+def prepare(config, folder=None):
+    """Checks all of the config that needs no data. Returns the Setup.
+
+    Args:
+      folder: where reward functions write down what they failed on.
+    """
     check_keys(config, (*_SECTIONS, 'world') if 'world' in config else _SECTIONS)
-    section(rl_data.DataConfig, config.data, 'data')
+    data = section(rl_data.DataConfig, config.data, 'data')
     evaluation = section(rl_eval.EvalConfig, config.eval, 'eval')
     settings = section(rollout.RolloutConfig, config.rollout, 'rollout')
     adapter = section(lora.LoraConfig, config.lora, 'lora')
     compute = section(ComputeConfig, config.compute, 'compute')
-    chat_config = section(ChatConfig, {**config.chat, 'stop_prompts': 0}, 'chat')
     alarm = section(alarms.AlarmConfig, config.alarms, 'alarms')
     algorithm = algorithm_of(config)
-    if settings.samples < algorithm.min_group:
-        raise InputError(f'rollout.samples={settings.samples}: {config.algorithm} compares the '
-                         f'completions of a prompt and needs at least {algorithm.min_group}; use '
-                         f'e.g. --config.rollout.samples={max(4, algorithm.min_group)}')
-    if config.ptx_coef and not config.data.replay:
-        raise InputError(f'ptx_coef={config.ptx_coef} mixes in a pre-training loss, and '
-                         'config.data.replay has no text for it; add a source, or use 0')
+    _check(config, settings, algorithm)
     rl_data.sources(config)
     parents = rl_models.open_parents(config, algorithm.uses_values)
     model = computed_model(parents.policy.model, compute)
     tokenizer = parents.policy.tokenizer()
-    template = dialogues.template_of(chat_config.template, parents.policy, tokenizer)
-    room = config.data.max_prompt_tokens + settings.max_new_tokens
+    template = dialogues.template_of(config.chat.template, parents.policy, tokenizer)
+    room = data.max_prompt_tokens + settings.max_new_tokens
     if model.positions == 'learned' and room > model.max_seq_len:
         raise InputError(f'data.max_prompt_tokens + rollout.max_new_tokens = {room} is beyond the '
                          f'{model.max_seq_len} learned positions of the policy; use smaller ones')
-    scorer = rl_rewards.make_scorer(config, parents.policy, None)
     mesh = make_mesh(section(ShardingConfig, config.sharding, 'sharding'))
     networks = rl_models.networks(config, parents, model, adapter if adapter.rank else None, mesh,
                                   algorithm.uses_values)
-    return Setup(parents, model, tokenizer, template, algorithm, settings, networks, scorer,
-                 rl_rewards.make_judge(config), mesh, alarm, evaluation)
+    return Setup(parents, model, tokenizer, template, algorithm, settings, networks,
+                 rl_rewards.make_scorer(config, parents.policy, folder),
+                 rl_rewards.make_judge(config), alarm, evaluation, mesh, data.max_prompt_tokens,
+                 chat.stop_ids(template, tokenizer))
 
 
-def make_trainer(config, setup, prompt_room):
-    """(Trainer, shapes of a batch, examples of a rollout) of a run."""
-    like = _rollout_like(setup, prompt_room)
-    aux = {name: jnp.float32(x) for name, x in setup.algorithm.aux.items()}
-    examples = lambda arrays, aux: setup.algorithm.examples(arrays, setup.rollout.samples, aux)
-    shapes = jax.eval_shape(examples, like, aux)
-    update, size = setup.algorithm.update_aux, config.train.batch_size
-    objective = rl_data.with_columns(setup.algorithm.objective(setup.networks.models),
-                                     setup.networks.models, config.ptx_coef)
+def _check(config, settings, algorithm):
+    if settings.samples < algorithm.min_group:
+        raise InputError(f'rollout.samples={settings.samples}: {config.algorithm} compares the '
+                         f'completions of a prompt and needs at least {algorithm.min_group}; use '
+                         f'e.g. --config.rollout.samples={max(4, algorithm.min_group)}')
+    if config.ptx_coef < 0 or bool(config.ptx_coef) != bool(config.data.replay):
+        raise InputError(f'ptx_coef={config.ptx_coef} is the weight of a pre-training loss on '
+                         f'config.data.replay, which has {len(config.data.replay)} sources; give '
+                         'both, or neither')
+
+
+def make_trainer(config, setup):
+    """(Trainer, shapes of the examples of a rollout, examples(arrays, aux) compiled)."""
+    algorithm, models = setup.algorithm, setup.networks.models
+    aux = {name: jnp.float32(x) for name, x in algorithm.aux.items()}
+    examples = lambda arrays, aux: algorithm.examples(arrays, setup.rollout.samples, aux)
+    shapes = jax.eval_shape(examples, _rollout_like(setup), aux)
+    update, size = algorithm.update_aux, float(config.train.batch_size)
     trainer = Trainer(
-        config, setup.model, objective, trainable=setup.networks.trainable,
-        frozen=setup.networks.frozen, aux=aux,
+        config, setup.model, rl_data.with_columns(algorithm.objective(models), models,
+                                                  config.ptx_coef),
+        trainable=setup.networks.trainable, frozen=setup.networks.frozen, aux=aux,
         update_aux=update and (lambda aux, metrics: update(aux, metrics | {'examples': size})))
-    num = len(next(iter(jax.tree.leaves(shapes))))if False else next(iter(shapes.values())).shape[0]
-    return trainer, shapes, num, jax.jit(examples, out_shardings=replicated(setup.mesh))
+    return trainer, shapes, jax.jit(examples, out_shardings=replicated(setup.mesh))
+
+
+def _rollout_like(setup):
+    """Shapes of a rollout, see `objectives.policy`."""
+    N, L, T = setup.rollout.rows, setup.row_room, setup.rollout.max_new_tokens
+    ints, floats = {'tokens_BL': (N, L), 'lengths_B': (N,), 'starts_B': (N,),
+                    'completions_BT': (N, T)}, {
+        'mask_BT': (N, T), 'sampler_logprobs_BT': (N, T), 'logprobs_BT': (N, T),
+        'ref_logprobs_BT': (N, T), 'entropy_BT': (N, T), 'rewards_B': (N,), 'finished_B': (N,)}
+    if setup.algorithm.uses_values:
+        floats['values_BT'] = (N, T)
+    return {name: jax.ShapeDtypeStruct(shape, kind)
+            for shapes, kind in ((ints, np.int32), (floats, np.float32))
+            for name, shape in shapes.items()}
+
+
+def describe(config):
+    """What a run would be, as text (`--dry_run`)."""
+    setup = prepare(config)
+    trainer, shapes, _ = make_trainer(config, setup)
+    size, L = config.train.batch_size, config.data.replay_seq_len
+    batch = {name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+             for name, x in shapes.items()}
+    if config.ptx_coef:
+        batch |= {rl_data.PTX + name: jax.ShapeDtypeStruct((size, L), np.int32)
+                  for name in ('tokens', 'targets', 'segment_ids', 'positions')}
+        batch |= {f'{rl_data.PTX}loss_weights': jax.ShapeDtypeStruct((size, L), np.float32),
+                  f'{rl_data.PTX}num_bytes': jax.ShapeDtypeStruct((size,), np.float32)}
+    return plan.describe(config, trainer, batch, seq_len=setup.row_room)
+
+
+def run(config, workdir):
+    """Trains in `workdir`, or goes on there."""
+    setup = prepare(config, workdir / 'rewards')
+    trainer, shapes, examples = make_trainer(config, setup)
+    writer = jax.process_index() == 0
+    corpus.copy_tokenizer(setup.parents.policy, workdir / 'tokenizer')
+    if writer:
+        chat.save_template(workdir / 'tokenizer', setup.template)
+        write_atomic(workdir / bases.MODEL_FILE, json.dumps(setup.parents.policy.model, indent=1))
+    prompts = rl_data.read(config, setup.template, setup.tokenizer, setup.eval.max_prompts,
+                           workdir / 'data')
+    extra, extra_fingerprint = rl_data.replay(config, setup.tokenizer, workdir / 'data')
+    with jax.set_mesh(trainer.mesh):
+        frozen = setup.networks.constants()
+        scorer = setup.scorer.loaded(trainer.mesh, setup.rollout.score_batch_size)
+        setup = dataclasses.replace(setup, scorer=scorer)
+        forward = rollout.InChunks(rollout.make_forward(
+            setup.networks.models, setup.networks.reference), setup.rollout.score_batch_size,
+            trainer.mesh)
+        source = RolloutSource(
+            _maker(config, setup, prompts, frozen, forward, examples, workdir / 'rollouts'),
+            num_examples=next(iter(shapes.values())).shape[0], epochs=setup.rollout.epochs,
+            batch_size=config.train.batch_size, seed=config.seed, folder=workdir / 'rollouts',
+            extra=extra, like=shapes | _columns(setup), process_index=jax.process_index(),
+            process_count=jax.process_count())
+        _check_period(config, source.period)
+        fingerprint = f'{prompts.fingerprint}/{extra_fingerprint}'
+        if writer:
+            _record(config, workdir, setup, trainer, prompts, source, fingerprint)
+        trainer.fit(
+            workdir, source, Hooks(rl_eval.make_evaluate(
+                setup, prompts.held_out, frozen, forward, config.seed), lambda state: []),
+            params=setup.networks.start, frozen=frozen, data_fingerprint=fingerprint,
+            tokens_per_step=config.train.batch_size * setup.row_room,
+            flops_per_token=flops.train_flops_per_token(setup.model, setup.row_room))
+
+
+def _columns(setup):
+    """Shapes of what `rollout.summary` adds to each batch."""
+    names = (*rollout.SUMMARY, *setup.scorer.specs)
+    return {f'rollout/{name}': jax.ShapeDtypeStruct((1,), np.float32) for name in names}
+
+
+def _check_period(config, period):
+    """What is saved, evaluated or ended inside a rollout could not be gone on with."""
+    for name in ('num_steps', 'eval_every', 'save_every', 'sample_every'):
+        value = config.train[name]
+        if value % period:
+            raise InputError(
+                f'train.{name}={value}: a rollout is trained on in {period} steps, and only between '
+                f'rollouts a run is evaluated and saved; use a multiple of {period}, e.g. '
+                f'--config.train.{name}={max(1, round(value / period)) * period}')
+
+
+def _maker(config, setup, prompts, frozen, forward, examples, folder):
+    """make(number, state) of a RolloutSource: sample, score, look back, turn into examples."""
+    settings, order = setup.rollout, rl_data.PromptOrder(prompts.train, config.seed)
+
+    def make(number, state):
+        asked = order.take(number * settings.prompts, settings.prompts)
+        ids = [prompt.ids for prompt in asked]
+        key = jax.random.fold_in(rng.key(config.seed, rng.ROLLOUT), number)
+        params = setup.networks.models.policy(state.trainable, frozen)
+        samples = rollout.sample(params, setup.model, ids, settings, setup.tokenizer,
+                                 setup.stop_ids, key)
+        arrays = rollout.to_arrays(ids, samples, settings.samples, setup.prompt_room,
+                                   settings.max_new_tokens, setup.tokenizer.pad_id)
+        arrays |= forward(state.trainable, frozen, batch=arrays)
+        scores, rewards = setup.scorer(asked, samples, arrays, settings.samples)
+        arrays['rewards_B'] = rollout.judged_by_end(settings, rewards, samples.finished)
+        metrics = rollout.summary(arrays, scores, settings.samples)
+        _alarm(setup.alarms, history(folder, number), metrics, number)
+        aux = {name: state.aux[name] for name in setup.algorithm.aux}
+        made = jax.tree.map(rollout.local, examples(arrays, aux))
+        return made, metrics, _records(asked, samples, arrays, scores, settings.samples)
+    return make
+
+
+def _records(asked, samples, arrays, scores, group_size):
+    kl_B = np.sum((arrays['logprobs_BT'] - arrays['ref_logprobs_BT']) * arrays['mask_BT'], axis=1)
+    return [rl_data.record(
+        asked[row // group_size], text, reward=round(float(arrays['rewards_B'][row]), 5),
+        scores={name: round(float(score[row]), 5) for name, score in scores.items()},
+        kl=round(float(kl_B[row]), 4), tokens=len(samples.tokens[row]),
+        finished=bool(samples.finished[row])) for row, text in enumerate(samples.texts)]
+
+
+def _alarm(settings, past, metrics, number):
+    """Says what looks like reward hacking, and stops the run where that is asked for."""
+    for alarm in alarms.check(settings, past, metrics):
+        say(f'rollout {number}: {alarm.message}')
+        if alarm.severity == 'stop':
+            raise GuardStop(f'rollout {number}: {alarm.message}; the last checkpoint is intact. '
+                            'Raise the KL coefficient or lower optim.lr and use a new --workdir, or '
+                            'go on here with --config.alarms.stop=False')
+
+
+def _record(config, workdir, setup, trainer, prompts, source, fingerprint):
+    world = {'world': world_spec(config.world).fingerprint} if 'world' in config else {}
+    roles = {'init_from': setup.parents.policy.role}
+    if config.parents.ref:
+        roles['ref'] = setup.parents.ref.role
+    if setup.parents.value:
+        roles['value'] = setup.parents.value.base.role
+    roles |= {f'reward/{name}': model.base.role for name, model in setup.scorer.learned.items()}
+    lineage.write_lineage(workdir, config, tokenizer=setup.tokenizer.fingerprint,
+                          template=setup.template.fingerprint, data=fingerprint,
+                          num_trained=trainer.num_params, roles=roles, **world)
+    say(f'{trainer.num_params:,} parameters are trained on '
+        f'{sum(row["prompts"] for row in prompts.rows):,} prompts, {len(prompts.held_out)} held out; '
+        f'{setup.rollout.rows} completions per rollout, {source.period} steps on each')

@@ -110,8 +110,8 @@ def _adapted(config, parents, model, adapter, mesh, uses_values):
         fresh = jax.eval_shape(lambda x: lora.init_adapter(jax.random.key(0), x, adapter), stored)
     trainable, value = {'policy': bases.placed(fresh, mesh)}, None
     if uses_values:
-        head = jax.eval_shape(lambda: heads.init_head(jax.random.key(0), model))
-        trainable['value'] = bases.placed({'model': fresh, **head}, mesh)
+        head = jax.eval_shape(lambda: heads.init_head(jax.random.key(0), model.d_model))
+        trainable['value'] = bases.placed({'model': fresh, 'head': head}, mesh)
         value = lambda trainable, frozen: trainable['value'] | {
             'model': lora.combine(frozen['base'], trainable['value']['model'], adapter)}
     models = Models(model, lambda trainable, frozen: lora.combine(
@@ -124,7 +124,7 @@ def _adapted(config, parents, model, adapter, mesh, uses_values):
         if uses_values:
             key = rng.key(config.seed, rng.VALUE)
             first['value'] = {'model': lora.init_adapter(key, stored, adapter),
-                              **heads.init_head(key, model)}
+                              'head': heads.init_head(key, model.d_model)}
         return jax.device_put(first, jax.tree.map(lambda x: x.sharding, trainable))
 
     def constants():
@@ -140,10 +140,10 @@ def _load(base, model, mesh):
 
 
 def _value_like(model, mesh):
-    head = jax.eval_shape(lambda: heads.init_head(jax.random.key(0), model))
-    return {'model': bases.params_like(model, mesh), **bases.placed(head, mesh)}
+    head = jax.eval_shape(lambda: heads.init_head(jax.random.key(0), model.d_model))
+    return bases.placed({'model': bases.params_like(model, mesh), 'head': head}, mesh)
 
 
 def _value_from(params, model, seed, like):
-    tree = {'model': params, **heads.init_head(rng.key(seed, rng.VALUE), model)}
+    tree = heads.init_reward(rng.key(seed, rng.VALUE), model, params)
     return jax.device_put(tree, jax.tree.map(lambda x: x.sharding, like))

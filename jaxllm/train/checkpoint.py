@@ -218,18 +218,21 @@ def saved_step(folder, which='best'):
     return step
 
 
-def load_params(folder, like, *, step=None, part='params'):
+def load_params(folder, like, *, step=None, part='params', branch=''):
     """Parameters alone of the checkpoint `step` (default: the best) in `folder`.
 
     Args:
       like: tree of ShapeDtypeStructs with shardings.
       part: 'params' or 'ema'.
+      branch: of several models that were trained together, the name of the one to load; nothing of
+        the others is read.
 
     Raises:
       InputError: no checkpoint there, or one of other shapes.
     """
-    parts, step = _read(folder, {part: _plain(like)}, step)
-    return parts[part], step
+    wanted = {branch: _plain(like)} if branch else _plain(like)
+    parts, step = _read(folder, {part: wanted}, step, branch)
+    return (parts[part][branch] if branch else parts[part]), step
 
 
 def load_state(folder, like, *, step=None):
@@ -238,12 +241,18 @@ def load_state(folder, like, *, step=None):
     return _join(parts, like)
 
 
-def _read(folder, wanted, step):
-    """Reads without touching the folder, so that a run may write to it meanwhile."""
+def _read(folder, wanted, step, branch=''):
+    """Reads without touching the folder, so that a run may write to it meanwhile. With a branch,
+    what lies beside it is not read."""
     orbax = _open_to_read(folder)
     step = best_step(orbax) if step is None else step
-    _check(folder, step, wanted, orbax.checkpointables_metadata(step).metadata)
-    parts = orbax.load_checkpointables(step, wanted)
+    found = orbax.checkpointables_metadata(step).metadata
+    if branch:
+        found = {part: {branch: found.get(part, {}).get(branch, {})} for part in wanted}
+    _check(folder, step, wanted, found)
+    loading = ocp.options.PyTreeOptions.Loading(partial_load=bool(branch))
+    with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=loading)):
+        parts = orbax.load_checkpointables(step, wanted)
     orbax.close()
     return parts, step
 

@@ -1,0 +1,64 @@
+"""Evaluation during reinforcement learning: held-out prompts answered, scored, held to the reference."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from jaxllm import rng
+from jaxllm.errors import InputError
+from jaxllm.rl import rollout
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    max_prompts: int    # held-out prompts, one answer each; 0 = all
+    kl_weight: float    # checkpoints are ranked by reward - kl_weight * KL
+    judge: str          # '' or 'world': its hidden judge, which no reward has seen
+
+    def __post_init__(self):
+        if self.max_prompts < 0 or self.kl_weight < 0:
+            raise InputError(f'eval.max_prompts={self.max_prompts} and eval.kl_weight='
+                             f'{self.kl_weight} must not be negative')
+
+
+def answer(setup, params, prompts, seed):
+    """(Samples, arrays) of one answer to each prompt, sampled as in a rollout."""
+    settings = dataclasses.replace(setup.rollout, samples=1)
+    samples = rollout.sample(params, setup.model, [p.ids for p in prompts], settings,
+                             setup.tokenizer, setup.stop_ids,
+                             jax.random.fold_in(rng.key(seed, rng.SAMPLE), 0))
+    return samples, rollout.to_arrays([p.ids for p in prompts], samples, 1, setup.prompt_room,
+                                      settings.max_new_tokens, setup.tokenizer.pad_id)
+
+
+def make_evaluate(setup, prompts, frozen, forward, seed):
+    """evaluate(state) -> {'val/loss', 'val/reward', 'val/<reward>', 'val/kl', 'val/length', ...}.
+
+    Every evaluation draws with the same keys, so that two of the same policy are equal. 'val/loss' is
+    what ranks checkpoints: -(reward - kl_weight * KL per sequence). With a judge there are 'val/gold',
+    its mean score, and 'val/gold_win_rate' against the reference's answers to the same prompts.
+    """
+    ref_gold = None
+
+    def evaluate(state):
+        nonlocal ref_gold
+        params = setup.networks.models.policy(state.trainable, frozen)
+        samples, arrays = answer(setup, params, prompts, seed)
+        arrays |= forward(state.trainable, frozen, batch=arrays)
+        scores, rewards = setup.scorer(prompts, samples, arrays, 1)
+        rewards = rollout.judged_by_end(setup.rollout, rewards, samples.finished)
+        values = rollout.summary(arrays | {'rewards_B': rewards}, scores, 1)
+        values = {f'val/{name}': x for name, x in values.items() if name != 'equal_groups'}
+        values['val/loss'] = setup.eval.kl_weight * values['val/kl'] - values['val/reward']
+        if setup.judge:
+            if ref_gold is None:
+                theirs, _ = answer(setup, setup.networks.reference(frozen), prompts, seed)
+                ref_gold = setup.judge(prompts, theirs.texts)
+            gold = setup.judge(prompts, samples.texts)
+            values['val/gold'] = float(np.mean(gold))
+            near = np.abs(gold - ref_gold) < 1e-9
+            values['val/gold_win_rate'] = float(np.mean(np.where(near, 0.5, gold > ref_gold)))
+        return values
+
+    return evaluate
