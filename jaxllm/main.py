@@ -183,8 +183,8 @@ def _label(verb):
     own.add_argument('--responses', default='', metavar='FILE.jsonl',
                      help='ready-made {prompt, responses[, sources]} in place of models')
     own.add_argument('--samples', type=int, default=2, help='responses of each model to a prompt')
-    own.add_argument('--max_items', type=int, default=0, help='0 = all')
-    own.add_argument('--split', default='test', help='of a world dataset')
+    own.add_argument('--max_items', type=int, default=0, help='so many, drawn by --seed; 0 = all')
+    own.add_argument('--split', default='test', help='of a world or TFDS dataset')
     own.add_argument('--world', default='nano', metavar='SCALE')
     own.add_argument('--world_seed', type=int, default=0)
     own.add_argument('--system', default='', help='a system prompt')

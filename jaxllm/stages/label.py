@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import random
 
 from jaxllm.config import one_builder, write_atomic
 from jaxllm.data.dialogues import DialogueSpec
@@ -95,13 +96,21 @@ def _found(args):
         found, equal = items.read_ready(spec, rejects)
         if bad := rejects.describe(spec.name):
             say(bad)
-        return found, {'unreadable': rejects.count(spec.name), 'fewer than two texts': equal}
+        return _some(found, args), {'unreadable': rejects.count(spec.name), 'fewer than two texts': equal}
     spec = _spec(args, args.prompts)
-    prompts = items.read_prompts(spec, rejects)
+    prompts = _some(items.read_prompts(spec, rejects), args)
     if bad := rejects.describe(spec.name):
         say(bad)
     found, left_out = label_samples.sample(prompts, args, say)
     return found, {'unreadable': rejects.count(spec.name), **left_out}
+
+
+def _some(found, args):
+    """--max_items of them, drawn by --seed, in their order."""
+    if not 0 < args.max_items < len(found):
+        return found
+    return [found[i] for i in sorted(random.Random(args.seed).sample(range(len(found)),
+                                                                     args.max_items))]
 
 
 def _spec(args, path):
@@ -110,7 +119,7 @@ def _spec(args, path):
         if args.world not in SCALES:
             raise InputError(f'--world={args.world}; expected one of {", ".join(SCALES)}')
         world = WorldSpec(args.world_seed, args.world, Intervention('none', '', 0, 0.0, 1.0, ''))
-    return DialogueSpec('label', path, split=args.split, max_records=args.max_items, world=world)
+    return DialogueSpec('label', path, split=args.split, world=world)
 
 
 def _check_same(workdir, asked, args):

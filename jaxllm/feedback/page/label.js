@@ -117,6 +117,7 @@ function drawItem() {
     });
     return card;
   }));
+  $('responses').dataset.count = state.item.responses.length;
   const names = ['best', ...new Array(Math.max(state.item.responses.length - 2, 0)).fill(''), 'worst'];
   $('tiers').replaceChildren(tier(0, 'not ranked yet'), ...names.map((name, i) => tier(i + 1, `${i + 1} ${name}`)));
 }
