@@ -29,7 +29,7 @@ def make_app(labels):
     @app.before_request
     def only_from_here():
         port = flask.request.environ['SERVER_PORT']
-        ours = {f'{name}:{port}' for name in (HOST, 'localhost')}
+        ours = {f'{name}:{port}'.removesuffix(':80') for name in (HOST, 'localhost')}
         if flask.request.environ.get('HTTP_HOST', '') not in ours:
             flask.abort(403, 'this page is at 127.0.0.1 alone')
         origin = flask.request.headers.get('Origin')
