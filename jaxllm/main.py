@@ -176,7 +176,7 @@ def _label(verb):
                '--workdir=labels/mine\n  jaxllm label --workdir=labels/mine --report '
                '--export=data/mine')
     own.add_argument('--workdir', default='', help='of items and answers, made if it is new')
-    own.add_argument('--model', action='append', default=[], metavar='RUN|FILE.gguf|FOLDER',
+    own.add_argument('--model', action='append', default=[], metavar='RUN[@STEP]|FILE.gguf|FOLDER',
                      help='whose responses are compared; repeatable')
     own.add_argument('--prompts', default='', metavar='FILE|world:NAME',
                      help='.jsonl, .csv or .parquet with a prompt or messages')

@@ -50,11 +50,11 @@ def parse(text, count):
     return [ranks.get(letter, rank + 1) for letter in letters], all_bad
 
 
-def run(labels, rater, criterion, *, read=input, write=print):
+def run(labels, rater, criterion, *, read, write):
     """Asks for rankings until all items are done or the input ends.
 
     Args:
-        read, write: as input and print.
+        read, write: `input` and `print`, or the like.
     """
     names, comment = list(labels.items), ''
     done = {item for item, other in labels.of_rater(rater) if other == criterion}
@@ -119,7 +119,7 @@ def _visible(text):
                    for char in text)
 
 
-def ask_rater(read=input):
+def ask_rater(read):
     """The name that a rater types."""
     if not sys.stdin.isatty():
         raise InputError('--terminal needs --rater=NAME where nobody can be asked')

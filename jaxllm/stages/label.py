@@ -34,7 +34,7 @@ def label(args):
         return
     rater = ''
     if args.terminal:
-        rater = labels_module.rater_name(args.rater or terminal.ask_rater())
+        rater = labels_module.rater_name(args.rater or terminal.ask_rater(input))
     elif args.rater:
         raise InputError('--rater is for --terminal; the web page asks each rater')
     make_items(workdir, args)
@@ -45,7 +45,7 @@ def label(args):
         if criterion not in labels.criteria:
             raise InputError(f'--criterion={criterion}; expected one of '
                              f'{", ".join(labels.criteria)}')
-        terminal.run(labels, rater, criterion)
+        terminal.run(labels, rater, criterion, read=input, write=print)
         return
     web = server.make_server(labels, args.port)
     print(f'{len(labels.items)} items: http://{server.HOST}:{web.port}/  (Ctrl-C ends it; answers '
@@ -96,7 +96,8 @@ def _found(args):
         found, equal = items.read_ready(spec, rejects)
         if bad := rejects.describe(spec.name):
             say(bad)
-        return _some(found, args), {'unreadable': rejects.count(spec.name), 'fewer than two texts': equal}
+        return _some(found, args), {'unreadable': rejects.count(spec.name),
+                                    'fewer than two texts': equal}
     spec = _spec(args, args.prompts)
     prompts = _some(items.read_prompts(spec, rejects), args)
     if bad := rejects.describe(spec.name):

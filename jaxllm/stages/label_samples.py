@@ -1,6 +1,7 @@
 """Responses of chosen models to prompts, for people to compare."""
 
 import collections
+import pathlib
 
 import jax
 
@@ -8,6 +9,7 @@ from jaxllm import decode
 from jaxllm.errors import InputError
 from jaxllm.feedback import items
 from jaxllm.stages import artifact
+from jaxllm.stages.base import open_base
 from jaxllm.stages.run import start_jax
 
 BATCH = 64
@@ -61,7 +63,7 @@ def sample(prompts, args, say):
 
 def _responses(path, prompts, samples, sampling, seed):
     """{id: texts} of a model, without prompts that do not fit its context."""
-    model = artifact.load(path)
+    model = _load(path)
     ids = {name: _encode(model, messages) for name, messages in prompts}
     room = model.model.max_seq_len - sampling.max_new_tokens
     fitting = [name for name, tokens in ids.items() if len(tokens) <= room]
@@ -71,6 +73,15 @@ def _responses(path, prompts, samples, sampling, seed):
             sampling, stop_ids=model.stop_ids, pad_id=model.tokenizer.pad_id, seed=seed,
             tokenizer=model.tokenizer, batch_size=BATCH) if fitting else None
     return {name: out.texts[i * samples:(i + 1) * samples] for i, name in enumerate(fitting)}
+
+
+def _load(path):
+    """The Artifact at a path, or of a run's checkpoint at RUN@STEP, RUN@best or RUN@last."""
+    run, at, checkpoint = path.rpartition('@')
+    if not at or pathlib.Path(path).exists():
+        return artifact.load(path)
+    base = open_base(run, int(checkpoint) if checkpoint.isdecimal() else checkpoint, '--model')
+    return artifact.load_base(base)
 
 
 def _encode(model, messages):

@@ -15,7 +15,7 @@ _KEYS = itertools.count()
 
 
 def make(workdir, sizes=(3, 2, 2), criteria=('helpful', 'safe')):
-    """Writes a directory whose item i has sizes[i] responses 'i-0', 'i-1', ... by 'm0', 'm1', ..."""
+    """Writes a directory whose item i has sizes[i] responses 'i-0', 'i-1', ... by 'm0', 'm1' ..."""
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / 'label.json').write_text(json.dumps({'criteria': list(criteria), 'models': []}))
     items.write_items(workdir, [items.Item(

@@ -1,4 +1,4 @@
-"""The page in a real browser: keys, dragging, reloading, a server that dies; what is then stored."""
+"""The page in a real browser: keys, dragging, reloading, a server that dies; what is stored."""
 
 import json
 import shutil
@@ -6,6 +6,7 @@ import shutil
 import pytest
 from label_dirs import make, serve, stop
 
+from jaxllm.feedback import items, server
 from jaxllm.feedback.labels import Labels
 
 FLAGS = ('--no-sandbox', '--disable-gpu', '--disable-background-networking',
@@ -161,6 +162,30 @@ def test_a_server_that_is_killed_in_between(page, served):
     assert answers(workdir, 'Crash')['item0', 'helpful'][1] == [1, 2, 3]
     lines = [json.loads(x) for x in (workdir / 'answers.jsonl').read_text().splitlines()]
     assert len({line['key'] for line in lines}) == len(lines)
+
+
+def test_markup_is_shown_as_text(browser, tmp_path):
+    evil = '<img src=x onerror="document.title=1"><b>bold</b>'
+    workdir = make(tmp_path)
+    items.write_items(workdir, [items.Item('x', ({'role': 'user', 'content': evil},), (evil, ''),
+                                           (('a',), ('b',)))])
+    labels = Labels(workdir)
+    client = server.make_app(labels).test_client()
+    context = browser.new_context()
+    page = context.new_page()
+
+    def answer(route):   # without a server of its own
+        path = route.request.url.removeprefix('http://127.0.0.1:8000')
+        reply = client.get(path, base_url='http://127.0.0.1:8000', buffered=True)
+        route.fulfill(status=reply.status_code, body=reply.data, headers=dict(reply.headers))
+    page.route('**/*', answer)
+    page.goto('http://127.0.0.1:8000/')
+    begin(page, 'Eve')
+    assert page.locator('#prompt .text').text_content() == evil
+    assert sorted(page.locator('.response .text').all_text_contents()) == ['(says nothing)', evil]
+    assert page.locator('main img, main b:has-text("bold")').count() == 0
+    context.close()
+    labels.store.close()
 
 
 def test_a_bad_name(page):

@@ -54,8 +54,8 @@ def test_raters_are_blind(client, labels):
         assert all(f'"{source}"' not in text for source in ('m0', 'm1', 'm2', 'Bob'))
 
 
-@pytest.mark.parametrize('host', ['evil.example', 'evil.example:8000', '127.0.0.1.evil.example:8000',
-                                  '192.168.0.1:8000', '127.0.0.1:81', ''])
+@pytest.mark.parametrize('host', ['evil.example', 'evil.example:8000', '192.168.0.1:8000',
+                                  '127.0.0.1.evil.example:8000', '127.0.0.1:81', ''])
 def test_other_hosts_are_refused(client, host):
     for path in ('/', '/label.js', '/api/session?rater=Ann'):
         assert client.get(path, environ_overrides={'HTTP_HOST': host}).status_code == 403

@@ -102,6 +102,7 @@ def test_base_models_continue_and_chat_models_answer(tmp_path, models, nobody, m
     (['--workdir=W', '--model=a', '--temperature=0', '--prompts=P'], 'makes the 2 responses'),
     (['--workdir=W', '--responses=P'], 'has no prompt with responses'),
     (['--workdir=W', '--model=gone', '--prompts=P'], 'does not exist'),
+    (['--workdir=W', '--model=gone@7', '--prompts=P'], 'gone does not exist'),
     (['--workdir=W', '--model=a', '--prompts=world:pairs', '--world=big'], '--world=big'),
     (['--workdir=W', '--responses=R', '--criteria=a,a'], '--criteria=a,a'),
     (['--workdir=W', '--responses=R', '--criterion=z'], '--criterion=z; expected one of helpful'),
