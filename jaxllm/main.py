@@ -79,6 +79,7 @@ def _parser():
     chat.add_argument('--repetition_penalty', type=float, default=1.0)
     chat.add_argument('--stop', action='append', default=[], help='a stop string; repeatable')
     chat.add_argument('--seed', type=int, default=0)
+    _label(verb)
     inspect = verb('inspect', 'look inside a training step of a run: losses, gradients, attention',
                    'jaxllm inspect --workdir=runs/base --text="import os"')
     inspect.add_argument('--workdir', required=True)
@@ -169,6 +170,45 @@ def _finetune(verb):
     own.set_defaults(coordinator='', num_processes=1, process_id=0)
 
 
+def _label(verb):
+    own = verb('label', 'people rank responses, blind: in a local web page or a terminal',
+               'jaxllm label --model=runs/sft --model=runs/ppo --prompts=my.jsonl '
+               '--workdir=labels/mine\n  jaxllm label --workdir=labels/mine --report '
+               '--export=data/mine')
+    own.add_argument('--workdir', default='', help='of items and answers, made if it is new')
+    own.add_argument('--model', action='append', default=[], metavar='RUN[@STEP]|FILE.gguf|FOLDER',
+                     help='whose responses are compared; repeatable')
+    own.add_argument('--prompts', default='', metavar='FILE|world:NAME',
+                     help='.jsonl, .csv or .parquet with a prompt or messages')
+    own.add_argument('--responses', default='', metavar='FILE.jsonl',
+                     help='ready-made {prompt, responses[, sources]} in place of models')
+    own.add_argument('--samples', type=int, default=2, help='responses of each model to a prompt')
+    own.add_argument('--max_items', type=int, default=0, help='so many, drawn by --seed; 0 = all')
+    own.add_argument('--split', default='test', help='of a world or TFDS dataset')
+    own.add_argument('--world', default='nano', metavar='SCALE')
+    own.add_argument('--world_seed', type=int, default=0)
+    own.add_argument('--system', default='', help='a system prompt')
+    own.add_argument('--temperature', type=float, default=1.0)
+    own.add_argument('--top_p', type=float, default=1.0)
+    own.add_argument('--max_new_tokens', type=int, default=200)
+    own.add_argument('--seed', type=int, default=0)
+    own.add_argument('--criteria', default='helpful,safe,accurate,clear',
+                     help='what raters are asked, one at a time')
+    own.add_argument('--port', type=int, default=8000, help='of 127.0.0.1; 0 = any free one')
+    own.add_argument('--terminal', action='store_true', help='label here, not in a browser')
+    own.add_argument('--rater', default='', metavar='NAME', help='--terminal: who labels')
+    own.add_argument('--criterion', default='', help='--terminal: default: the first one')
+    own.add_argument('--report', action='store_true',
+                     help='print agreement of raters, position bias, ties and wins; label nothing')
+    own.add_argument('--export', default='', metavar='DIR',
+                     help='write pairs and rankings as TFDS and JSON lines; label nothing')
+    own.add_argument('--consensus', action='store_true',
+                     help='--export: also one ranking of each item by all raters')
+    own.add_argument('--license', default='', help='--export: for the data card')
+    own.add_argument('--convert', default='', metavar='FILE|tfds:NAME|world:NAME',
+                     help='--export from pairs, rankings, ratings or HH-RLHF instead of labels')
+
+
 def _dispatch(args, rest):
     if rest and args.verb not in ('run', 'sweep', 'finetune'):
         raise InputError(f'{rest[0]!r} is unknown; see jaxllm {args.verb} --help')
@@ -194,6 +234,9 @@ def _dispatch(args, rest):
     elif args.verb == 'data':
         from jaxllm.stages import data
         {'show': data.show, 'fetch': data.fetch}[args.action](args)
+    elif args.verb == 'label':
+        from jaxllm.stages import label
+        label.label(args)
     elif args.verb == 'inspect':
         from jaxllm.stages import inspect
         inspect.inspect(args)

@@ -83,15 +83,15 @@ def normalise(fields):
     """
     kind = format_of(fields)
     if kind == 'messages':
-        messages, rejected = _messages(fields['messages']), ()
+        messages, rejected = as_messages(fields['messages']), ()
     elif kind == 'ShareGPT':
-        messages, rejected = _messages(fields['conversations'], 'from', 'value'), ()
+        messages, rejected = as_messages(fields['conversations'], 'from', 'value'), ()
     elif kind == 'chosen/rejected':
         messages, rejected = as_preference(fields)
     elif kind == 'ranked responses':
         messages, rejected = _best_and_worse(fields)
     else:
-        messages = [*_prompt(fields), as_message('assistant', _first(fields, ANSWERS))]
+        messages = [*as_prompt(fields), as_message('assistant', _first(fields, ANSWERS))]
         rejected = ()
     system = fields['system'] if 'system' in fields else ''
     if system and messages[0]['role'] != 'system':
@@ -120,18 +120,18 @@ def as_message(role, content):
     return {'role': role, 'content': content}
 
 
-def _prompt(fields):
+def as_prompt(fields):
     """The messages of a prompt, which is a text or a list of messages; Alpaca's input behind."""
     prompt = _first(fields, PROMPTS)
     if isinstance(prompt, (list, dict)):
-        return _messages(prompt)
+        return as_messages(prompt)
     more = fields['input'] if 'instruction' in fields and 'input' in fields else ''
     if more and not isinstance(more, str):
         raise Unreadable(f'no text: the input is {type(more).__name__}')
     return [as_message('user', f'{prompt}\n\n{more}' if more and more.strip() else prompt)]
 
 
-def _messages(items, role_key='role', text_key='content'):
+def as_messages(items, role_key='role', text_key='content'):
     """A list of messages; TFDS gives a dict of lists."""
     if isinstance(items, dict):
         if role_key not in items or text_key not in items:
@@ -172,11 +172,11 @@ def as_preference(fields):
         worse = [rejected] if isinstance(rejected, str) else rejected
         if not isinstance(worse, (list, tuple)) or not worse:
             raise Unreadable(f'no rejected answer: rejected is {rejected!r:.40}')
-        messages = [*_prompt(fields), as_message('assistant', chosen)]
+        messages = [*as_prompt(fields), as_message('assistant', chosen)]
         return messages, [as_message('assistant', text)['content'] for text in worse]
-    messages, other = _messages(chosen), _messages(rejected)
+    messages, other = as_messages(chosen), as_messages(rejected)
     if not fields.keys().isdisjoint(PROMPTS) and len(messages) == 1:
-        prompt = _prompt(fields)
+        prompt = as_prompt(fields)
         messages, other = [*prompt, *messages], [*prompt, *other]
     if messages[:-1] != other[:-1]:
         raise Unreadable('two prompts: chosen and rejected answer different conversations')
@@ -214,7 +214,7 @@ def as_ranking(fields):
         raise Unreadable(f'ranking: {name} {list(values)!r:.60}; expected finite numbers')
     order = sorted(set(values), reverse=name in SCORES)
     texts = [as_message('assistant', text)['content'] for text in responses]
-    return _prompt(fields), texts, [1 + order.index(value) for value in values]
+    return as_prompt(fields), texts, [1 + order.index(value) for value in values]
 
 
 def _best_and_worse(fields):
