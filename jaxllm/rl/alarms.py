@@ -58,7 +58,7 @@ class Alarm:
 
 
 def check(settings, past, metrics):
-    """Alarms that the newest rollout gives, the gravest first.
+    """Alarms that the newest rollout gives, in the order kl, entropy, length, repetition, rewards.
 
     Args:
       settings: AlarmConfig.

@@ -48,8 +48,8 @@ def expected_gold(proxy_PS, gold_PS=None):
 
         E_n = sum_{i = n}^{S} C(i - 1, n - 1) / C(S, n) * gold_(i),   averaged over prompts.
 
-    Responses with equal proxy scores are picked with equal chances. E_1 is the plain mean; E_S rests
-    on one choice per prompt.
+    Responses with equal proxy scores are picked with equal chances. E_1 is the plain mean; E_S
+    rests on one choice per prompt.
 
     Args:
       proxy_PS: what picks. gold_PS: what judges; None = the proxy itself.

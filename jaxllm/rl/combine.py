@@ -15,7 +15,7 @@ from jaxllm.config import write_atomic
 from jaxllm.errors import InputError
 
 RULES = ('sum', 'standardised_sum', 'gate', 'min', 'mean_minus_std')
-_EPS = 1e-4     # added to a standard deviation, as in GRPO
+_NO_SPREAD = 1e-6   # of max(1, |mean|): what rounding leaves where all are equal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _stacked(scores, weights):
 
 
 def grouped(scores_KN, group_size):
-    """Each row standardised among neighbours of `group_size`, (r - mean) / (std + 1e-4)."""
+    """Each row standardised among neighbours of `group_size`; zeros where they are equal."""
     K, N = scores_KN.shape
     size = group_size or N
     if N % size:
@@ -161,8 +161,18 @@ def grouped(scores_KN, group_size):
 
 
 def standardised(x):
-    """(x - mean) / (std + 1e-4) along the last axis."""
-    return (x - x.mean(axis=-1, keepdims=True)) / (x.std(axis=-1, keepdims=True) + _EPS)
+    """(x - mean) / std along the last axis, 0 where all are equal.
+
+    Nothing is added to std: what rewards that cancel in a sum would leave of it, standardising the
+    sum would blow up.
+    """
+    mean, std = x.mean(axis=-1, keepdims=True), x.std(axis=-1, keepdims=True)
+    spread = _spreads(mean, std)
+    return np.where(spread, (x - mean) / np.where(spread, std, 1.0), 0.0)
+
+
+def _spreads(mean, std):
+    return std > _NO_SPREAD * np.maximum(1.0, np.abs(mean))
 
 
 def _sigmoid(x):
@@ -194,8 +204,7 @@ class Standardiser:
                                  f'with {int((~np.isfinite(values)).sum())} that are not finite; '
                                  'expected two or more finite numbers')
             mean, std = float(values.mean()), float(values.std())
-            # Equal numbers can have a tiny spread from rounding.
-            gain = 1 / std if std > 1e-6 * max(1.0, abs(mean)) else 1.0
+            gain = 1 / std if _spreads(mean, std) else 1.0
             statistics[name] = {'gain': gain, 'bias': -mean * gain, 'mean': mean, 'std': std,
                                 'num': len(values)}
         return cls(statistics)
@@ -204,7 +213,7 @@ class Standardiser:
     def constant(self):
         """Names of rewards that were the same for all samples."""
         return [name for name, one in self.statistics.items()
-                if one['gain'] == 1 and one['std'] <= 1e-6 * max(1.0, abs(one['mean']))]
+                if not _spreads(one['mean'], one['std'])]
 
     def __call__(self, scores):
         """{name: float32 [N]}; rewards that were not fitted stay as they are."""

@@ -16,6 +16,7 @@ from jaxllm.errors import InputError
 START_S = 120.0     # to import the function
 MAX_HANGS = 3       # singly tried records that may hang or end the process before it is given up
 _CHUNK = 1 << 16
+_ENDED = 'its process'
 
 
 class FunctionProcess:
@@ -68,10 +69,10 @@ class FunctionProcess:
             if first_only and results[-1][1]:
                 break
         results += [(0.0, '')] * (len(records) - len(results))
-        if not any(why for _, why in results):
-            # Each alone went well: a failure of the batch as a whole, or one that comes and goes.
-            if first_only:
-                results[0] = (0.0, f'{reason}, for the batch of {len(records)} records as a whole')
+        # Each alone went well: a failure of the batch as a whole, or one that came and went. A
+        # process that somebody else killed (the kernel, short of memory) is no failure of a record.
+        if first_only and not reason.startswith(_ENDED) and not any(why for _, why in results):
+            results[0] = (0.0, f'{reason}, for the batch of {len(records)} records as a whole')
         return results
 
     def close(self):
@@ -136,8 +137,8 @@ class FunctionProcess:
             code = self._child.wait(5.0)
         except subprocess.TimeoutExpired:
             return 'it closed its connection'
-        return (f'its process was ended by signal {-code} ({signal.Signals(-code).name})'
-                if code < 0 else f'its process ended with exit code {code}')
+        return (f'{_ENDED} was ended by signal {-code} ({signal.Signals(-code).name})'
+                if code < 0 else f'{_ENDED} ended with exit code {code}')
 
 
 def _end(child):

@@ -86,13 +86,13 @@ def _told(error):
 def score(function, records):
     """{'results': [[value, reason]], 'error': why there are none}"""
     try:
-        values = function(records)
-        values = values if isinstance(values, (list, tuple)) else np.asarray(values)
-    except BaseException as error:      # SystemExit and KeyboardInterrupt are failures too
+        returned = function(records)
+        values = returned if isinstance(returned, (list, tuple)) else np.asarray(returned)
+        if not isinstance(values, (list, tuple)) and not values.ndim:
+            return {'results': [], 'error': f'it returned {returned!r:.100}; expected a list with '
+                                            'one number per record'}
+    except (Exception, SystemExit) as error:
         return {'results': [], 'error': f'it raised {_told(error)}'}
-    if getattr(values, 'shape', (1,)) == ():
-        return {'results': [], 'error': f'it returned {values!r:.100}; expected a list with one '
-                                        'number per record'}
     if len(values) != len(records):
         return {'results': [], 'error': f'it returned {len(values)} rewards for {len(records)} '
                                         f'record{"s"[:len(records) > 1]}'}

@@ -125,7 +125,7 @@ def _start(task, user, isolated):
                     if ended == program:
                         os._exit(_code(status))
         _become(task, user, isolated)
-    except BaseException as error:
+    except Exception as error:
         os.write(2, f'the sandbox could not start the program: {error}\n'.encode())
     finally:
         os._exit(125)

@@ -64,9 +64,9 @@ def unit_tests(records, settings: UnitTests):
     """1 where the program of a response passes its tests (or the share of them), else 0.
 
     The program is the last ``` block, or the whole response without one. A test passes if it
-    raises nothing. Tests run in order in one process, so that one which ends it or loops fails those
-    behind it as well. The program can look for the tests in its own process and cheat: equal to
-    anything, or by reading the interpreter's frames; see `jaxllm.rl.sandbox` on what is isolated.
+    raises nothing. Tests run in order in one process: one which ends it or loops fails those
+    behind it as well. A program that looks for its tests can cheat, with values that are equal to
+    anything or by reading the interpreter's frames; see `jaxllm.rl.sandbox` on what is isolated.
     """
     with concurrent.futures.ThreadPoolExecutor(settings.parallel) as pool:
         return list(pool.map(lambda record: _passes(record, settings), records))

@@ -15,7 +15,8 @@ _NUMBER = re.compile(rf'''
     (?P<sign>(?<![\w)])[-+\u2212])? [$\u20ac\u00a3]? \s?
     (?: (?P<whole>\d{{1,9}}) \s (?=\d{{1,9}}/\d) )?
     (?: (?P<top>{_DIGITS}) \s?/\s? (?P<bottom>\d{{1,100}})(?!\d)
-      | (?P<decimal>{_DIGITS}(?:\.\d{{1,100}})?|\.\d{{1,100}}) (?:[eE](?P<exponent>[-+]?\d{{1,3}}))? )
+      | (?P<decimal>{_DIGITS}(?:\.\d{{1,100}})?|\.\d{{1,100}})
+        (?:[eE](?P<exponent>[-+]?\d{{1,3}}))? )
     (?P<percent>\s?%)?
     (?! \w | /\d | \.\d | ,\d | [-\u2212]\d )''', re.VERBOSE)
 _LATEX_FRACTION = re.compile(r'\\[dt]?frac\s*\{\s*(-?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}')
