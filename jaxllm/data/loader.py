@@ -63,19 +63,19 @@ class PackedData:
         Raises:
             InputError: settings that contradict each other, or fewer rows than a batch needs.
         """
-        self._local_rows = _local_rows(batch_size, process_index, process_count)
+        self._local_rows = local_rows(batch_size, process_index, process_count)
         _check_components(components)
         self.seq_len, self.batch_size = seq_len, batch_size
-        self._rows = [PackedRows(split, seq_len, infill, _component_seed(name, seed))
+        self._rows = [PackedRows(split, seq_len, infill, component_seed(name, seed))
                       for name, split, _ in components]
         self.plans = {name: rows.plan for (name, _, _), rows
                       in zip(components, self._rows, strict=True)}
         weights = [weight for _, _, weight in components]
-        self.shares = dict(zip(self.plans, _realised_shares(weights), strict=True))
+        self.shares = dict(zip(self.plans, realised_shares(weights), strict=True))
         for name, share in self.shares.items():
             _check_enough_rows(name, self.plans[name], share, seq_len, batch_size)
         self._mixture = grain.MapDataset.mix(
-            [_Indices(which, rows.plan.num_rows).shuffle(seed=rows.seed).repeat()
+            [Indices(which, rows.plan.num_rows).shuffle(seed=rows.seed).repeat()
              for which, rows in enumerate(self._rows)], weights)
         settings = {
             'components': [(name, split.fingerprint, weight)
@@ -151,7 +151,7 @@ class EvalBatches:
                              'expected at least one; build the store with a larger holdout_share')
         if max_rows is not None and max_rows < 1:
             raise InputError(f'max_rows={max_rows} must be at least 1')
-        self._local_rows = np.array(_local_rows(batch_size, process_index, process_count))
+        self._local_rows = np.array(local_rows(batch_size, process_index, process_count))
         self.seq_len, self.batch_size = seq_len, batch_size
         self._rows = PackedRows(split, seq_len, NO_INFILL, seed=0)
         self.plan = self._rows.plan
@@ -178,7 +178,7 @@ class EvalBatches:
         return batch
 
 
-class _Indices(grain.MapDataset):
+class Indices(grain.MapDataset):
     """Element i is (which component, i), where i = epoch * rows + row is not reduced."""
 
     def __init__(self, which, num_rows):
@@ -192,19 +192,19 @@ class _Indices(grain.MapDataset):
         return self._which, index
 
 
-def _component_seed(name, seed):
+def component_seed(name, seed):
     """Grain shuffles epoch e with seed + e, so the seeds of components must lie far apart."""
     digest = hashlib.blake2b(f'{seed}/{name}'.encode(), digest_size=4).digest()
     return int.from_bytes(digest, 'big')
 
 
-def _realised_shares(weights):
+def realised_shares(weights):
     """Shares of the rows after the rounding of `MapDataset.mix`."""
     scaled = [int(weight * (100 / min(weights))) for weight in weights]
     return [weight / sum(scaled) for weight in scaled]
 
 
-def _local_rows(batch_size, process_index, process_count):
+def local_rows(batch_size, process_index, process_count):
     """Which rows of the global batch belong to this process."""
     if batch_size < 1 or batch_size % process_count:
         raise InputError(f'batch_size={batch_size} does not divide over {process_count} '

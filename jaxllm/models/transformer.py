@@ -47,6 +47,8 @@ PARAM_AXES = {
 }
 _NORMS = ('attention_norm', 'attention_post_norm', 'mlp_norm', 'mlp_post_norm', 'final_norm')
 PARAM_AXES |= {f'{norm}/{name}': ('d_model',) for norm in _NORMS for name in ('scale', 'bias')}
+# The scalar head of a reward model or value network shares its name with the unembedding matrix.
+_SCALAR_HEAD = {'kernel': ('d_model',), 'bias': ()}
 
 
 class Attention(nn.Module):
@@ -193,9 +195,12 @@ def leaf_axes(module, name):
 
 
 def param_axes(params):
-    """The tree of logical axes of `params` (or of their shapes), of a whole model or a part."""
+    """The tree of logical axes of `params` (or of their shapes), of a whole model or a part, or of
+    several models under names of their own ({'model': ..., 'head': ...})."""
     def axes(path, leaf):
         names = [entry.key for entry in path]
+        if names[-2] == 'head' and len(leaf.shape) < 2:
+            return _SCALAR_HEAD[names[-1]]
         return ('layers',) * ('layers' in names) + leaf_axes(*names[-2:])
     return jax.tree_util.tree_map_with_path(axes, params)
 
