@@ -120,8 +120,15 @@ class Encoded:
     def longest(self):
         return int(np.diff(self.offsets).max()) if len(self) else 0
 
-    def batch(self, wanted, rows, num_responses, length, pad_id=0):
-        """Arrays of comparisons `wanted`, padded to `rows`: see objectives/reward.py."""
+    @functools.cached_property
+    def lengths(self):
+        """Tokens of the longest response of each comparison, int64 [N]."""
+        return np.maximum.reduceat(np.diff(self.offsets), self.firsts[:-1])
+
+    def batch(self, wanted, num_responses, length, rows=0, pad_id=0):
+        """Arrays of comparisons `wanted`, and absent ones up to `rows`: see objectives/reward.py.
+        """
+        rows = rows or len(wanted)
         tokens_BSL = np.full((rows, num_responses, length), pad_id, np.int32)
         lengths_BS = np.zeros((rows, num_responses), np.int32)
         ranks_BS = np.zeros((rows, num_responses), np.int32)
@@ -188,8 +195,9 @@ def encode_all(comparisons, spec, template, tokenizer, seq_len, rejects):
 
 
 def group_of(comparison):
-    """What must not be both learned from and validated on: the record's `group`, else its prompt."""
-    own = comparison.fields.get('group')
+    """What must not be both learned from and validated on: the record's `holdout_group`, else
+    its prompt."""
+    own = comparison.fields.get('holdout_group')
     content = own if own not in (None, '') else [
         [message['role'], message['content']] for message in comparison.prompt]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

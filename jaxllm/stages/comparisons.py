@@ -54,7 +54,7 @@ def sources(config):
 def make(config, tokenizer, template, folder):
     """The Compared in `folder`, built where missing.
 
-    No prompt (or `group`, where records have one) is both learned from and held out, in whatever
+    No prompt (or `holdout_group`, where records have one) is both learned from and held out, in whatever
     sources: a held-out comparison whose prompt is learned from somewhere is left out and counted.
 
     Raises:

@@ -131,14 +131,14 @@ def run(config, workdir):
                          'prompt; use --config.loss.kind=plackett_luce or all_pairs')
     with jax.set_mesh(trainer.mesh):
         frozen, start = _weights(config, setup)
-        evaluate = make_evaluate(setup.measured, compared.held_out, trainer, source, frozen,
+        evaluate = make_evaluate(setup.measured, compared.held_out, trainer, frozen,
                                  batch_size=train.batch_size, most=config.eval.max_comparisons)
         if jax.process_index() == 0:
             _record(config, workdir, setup, source, compared)
         trainer.fit(workdir, source, Hooks(evaluate, lambda state: []), params=start,
                     frozen=frozen, data_fingerprint=source.fingerprint,
-                    tokens_per_step=train.batch_size * source.num_responses * source.length,
-                    flops_per_token=_flops_per_token(setup, source.length))
+                    tokens_per_step=source.tokens_per_step,
+                    flops_per_token=_flops_per_token(setup, source.longest))
     reward_quality.finish(config, workdir, setup, compared)
 
 
@@ -179,4 +179,4 @@ def _record(config, workdir, setup, source, compared):
                           roles={'init_from': setup.base.role}, **world)
     say(f'{setup.trainer.num_params:,} parameters are trained (the model has {whole:,}), on '
         f'{sum(row["comparisons"] for row in rows):,} comparisons of up to '
-        f'{source.num_responses} responses and {source.length} tokens')
+        f'{source.num_responses} responses and {source.longest} tokens')

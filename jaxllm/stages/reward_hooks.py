@@ -21,18 +21,18 @@ class EvalConfig:
                              '0 = all')
 
 
-def make_evaluate(objective, held_out, trainer, shape, frozen, *, batch_size, most):
+def make_evaluate(objective, held_out, trainer, frozen, *, batch_size, most):
     """evaluate(state) -> {'val/loss', 'val/accuracy', 'val/<source>/...'}.
 
     The loss is in nats per decision (or per prompt, as the objective weighs), the accuracy the
     share of ordered pairs that the rewards order alike. Each comparison counts once.
 
     Args:
-      held_out: {source: Encoded}. shape: has num_responses, length of the training batches.
+      held_out: {source: Encoded}. frozen: constants of the objective.
     """
     sets = {name: AllComparisons(
-        encoded, batch_size=batch_size, num_responses=shape.num_responses, length=shape.length,
-        most=most, process_index=jax.process_index(), process_count=jax.process_count())
+        encoded, batch_size=batch_size, most=most, process_index=jax.process_index(),
+        process_count=jax.process_count())
         for name, encoded in held_out.items()}
     shards = batch_shardings(next(iter(sets.values()))[0], trainer.mesh)
     run = jax.jit(make_eval_step(objective), in_shardings=(trainer.param_shardings, None, shards))

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jaxllm.data import comparisons
-from jaxllm.data.comparison_batches import padded
+from jaxllm.data.comparison_batches import row_length
 from jaxllm.errors import InputError
 from jaxllm.models import heads, lora
 from jaxllm.models.config import ModelConfig, model_config
@@ -130,7 +130,7 @@ def score(params, model, rows, *, batch_size=64, mesh):
     with jax.set_mesh(mesh):
         for first in range(0, len(order), B):
             part = order[first:first + B]
-            tokens_BL = np.zeros((B, padded(max(len(rows[i]) for i in part), 16)), np.int32)
+            tokens_BL = np.zeros((B, row_length(max(len(rows[i]) for i in part))), np.int32)
             lengths_B = np.zeros(B, np.int32)
             for row, i in enumerate(part):
                 tokens_BL[row, :len(rows[i])], lengths_B[row] = rows[i], len(rows[i])
