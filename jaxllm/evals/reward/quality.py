@@ -5,6 +5,7 @@ weighs ordered pairs alike, however many a ranking has.
 """
 
 import collections
+import dataclasses
 
 import numpy as np
 
@@ -85,7 +86,7 @@ def measure(found, gain):
     grades = np.array([GRADES[int(m)] if m in (0, 1, 2, 3) else f'{m:g}' for m in margins])
     graded = two & (margins >= 0) & bool((margins > 0).any())
     out['slices']['margin'] = [
-        {'value': grade, **accuracy(graded & (grades == grade))}
+        {'value_name': grade, **accuracy(graded & (grades == grade))}
         for grade in [*GRADES, *sorted(set(grades.tolist()) - set(GRADES))]
         if (graded & (grades == grade)).sum() >= _LEAST_PAIRS][:_MOST_VALUES]
     return out
@@ -102,7 +103,7 @@ def _sliced(values, accuracy):
     names = sorted(set(values.tolist()))
     if not 1 < len(names) <= _MOST_VALUES:
         return []
-    return [{'value': name or '(none)', **accuracy(values == name)} for name in names
+    return [{'value_name': name or '(none)', **accuracy(values == name)} for name in names
             if (values == name).sum() >= _LEAST_PAIRS]
 
 
@@ -115,7 +116,7 @@ def calibrate(logits, clusters):
     confidence, correct = 1 / (1 + np.exp(-np.abs(logits))), logits > 0
     table = calibration.reliability(confidence, correct, bins=8)
     error = calibration.ece_interval(confidence, correct, bins=8, clusters=clusters, draws=_DRAWS)
-    return {'bins': [[b.confidence, b.accuracy, b.low, b.high, b.n] for b in table],
+    return {'bins': [dataclasses.asdict(b) for b in table],
             'ece': error.as_dict(), 'temperature': best_temperature(logits),
             'nll': float(np.mean(np.logaddexp(0, -logits)))}
 
