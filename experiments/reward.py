@@ -6,6 +6,8 @@
         --workdir=runs/w_safe
     jaxllm run --config=experiments/reward.py:data=my.jsonl --config.init_from=runs/sft \\
         --workdir=runs/mine
+    jaxllm run --config=experiments/reward.py:data=chitchat --config.init_from=runs/sft \\
+        --workdir=runs/talks
     jaxllm run --config=experiments/reward.py:smoke --workdir=/tmp/reward
 
 The first two need the SFT run of a world, from experiments/sft.py, and the same seed (or
@@ -17,6 +19,7 @@ import pathlib
 import ml_collections
 
 from jaxllm.config import load_file, parse_arg
+from jaxllm.data import fetch
 from jaxllm.errors import InputError
 from jaxllm.stages.reward_config import comparison_source, reward_config
 from jaxllm.world.oracle import CRITERIA, RATERS
@@ -27,7 +30,7 @@ _HERE = pathlib.Path(__file__).parent
 def get_config(arg=''):
     """`criterion` is what the world's rater judges by (helpful, safe or overall) and `rater` who;
     `world` is the scale of the synthetic world that the SFT run has learned; `data` is a file of
-    your own comparisons instead; `loss` is plackett_luce, bradley_terry (pairs alone) or all_pairs;
+    your own comparisons instead, or chitchat: human ratings of conversations (fetched); `loss` is plackett_luce, bradley_terry (pairs alone) or all_pairs;
     `margin` (of bradley_terry) is none, small, large or own; `lora` trains an adapter; `smoke`
     makes a base and an SFT run first, in seconds."""
     arg = parse_arg(arg, smoke=False, criterion='helpful', rater='expert', world='nano', data='',
@@ -37,7 +40,12 @@ def get_config(arg=''):
     if arg.lora:
         config.lora.rank = 16
         config.optim.lr = 5e-3
-    if arg.data:
+    if arg.data == 'chitchat':
+        config.data.comparisons = dict(talks=comparison_source(
+            path=str(fetch.fetch('chitchat_ratings')), license='MIT'))
+        config.data.holdout_share = 0.2
+        config.reference.prompts = 0  # an excerpt of two people is nothing that the parent writes
+    elif arg.data:
         config.data.comparisons = dict(mine=comparison_source(path=arg.data))
     else:
         _of_world(config, arg)

@@ -49,8 +49,7 @@ def read_rated(spec, rejects):
         yield from read_comparisons(spec, rejects)
         return
     count = 0
-    world = _world(spec.world.seed, spec.world.scale, spec.world.intervention)
-    for row in _OF_WORLD[spec.path](world, spec.rater, spec.criterion):
+    for row in _judged(spec.path, spec.world, spec.rater, spec.criterion):
         if row['split'] == spec.split and all(row.get(name) == value
                                               for name, value in spec.where.items()):
             rejects.read(spec.name)
@@ -63,9 +62,11 @@ def read_rated(spec, rejects):
                          f'{spec.split!r}, where {dict(spec.where)}')
 
 
-@functools.lru_cache(2)
-def _world(seed, scale, intervention):
-    return atlas(seed, scale, intervention)
+@functools.lru_cache(4)
+def _judged(path, spec, rater, criterion):
+    """All rows of a dataset of a world by one rater; its splits are read one after the other."""
+    world = atlas(spec.seed, spec.scale, spec.intervention)
+    return tuple(_OF_WORLD[path](world, rater, criterion))
 
 
 def answer_ids(template, messages, tokenizer, stop_ids=()):
@@ -153,7 +154,7 @@ class Encoded:
     def load(cls, path, about):
         """Raises InputError: damaged, or made of something else."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with open(path, 'rb') as file, np.load(file, allow_pickle=False) as stored:
                 found = json.loads(str(stored['about']))
                 arrays = {field.name: stored[field.name] for field in dataclasses.fields(cls)}
         except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:

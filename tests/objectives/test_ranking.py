@@ -15,8 +15,11 @@ from jaxllm.objectives.reward import RewardConfig, margin_of
 R3 = np.array([[0.5, -1.0, 2.0]], np.float32)
 
 
+PLACKETT_LUCE = jax.jit(ranking.plackett_luce)
+
+
 def pl(rewards, ranks):
-    return float(ranking.plackett_luce(jnp.asarray([rewards], jnp.float32),
+    return float(PLACKETT_LUCE(jnp.asarray([rewards], jnp.float32),
                                        jnp.asarray([ranks], jnp.int32))[0])
 
 
