@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterator
 
 from jaxllm.config import cache_dir, one_builder
+from jaxllm.data import chitchat
 from jaxllm.errors import InputError, RunError
 
 _MANIFEST = pathlib.Path(__file__).parent / 'real_data.json'
@@ -160,4 +161,9 @@ def _countries(entry, content) -> Iterator[dict]:
                    'response': f'The capital of {country["name"]} is {country["capital"]}.'}
 
 
-_RECORDS = {'recipes': _recipes, 'wiki': _wiki, 'chitchat': _chitchat, 'countries': _countries}
+def _chitchat_ratings(entry, content) -> Iterator[dict]:
+    return chitchat.rated(_json(entry, content))
+
+
+_RECORDS = {'recipes': _recipes, 'wiki': _wiki, 'chitchat': _chitchat,
+            'chitchat_ratings': _chitchat_ratings, 'countries': _countries}

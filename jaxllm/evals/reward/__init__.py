@@ -1,0 +1,1 @@
+"""Is a reward model any good: accuracy, calibration, biases, agreement, uncertainty."""
