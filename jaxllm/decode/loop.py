@@ -1,6 +1,6 @@
 """The compiled part of generation: feed the prompts, then one loop that writes a token per step.
 
-Both functions are compiled once per (model, shapes, switches); T is the room for new tokens, S the
+Each function is compiled once per (model, shapes, switches); T is the room for new tokens, S the
 number of stop tokens and A that of the candidates kept per step.
 """
 
@@ -17,26 +17,38 @@ from jaxllm.models import transformer
 from jaxllm.sharding import constrain
 
 
+# The fields of a State with a row for each prompt, beside the cache.
+_BY_ROW = ('keys_B', 'tokens_B', 'done_B', 'counts_B', 'out', 'seen_BV')
+
+
 class Plan(NamedTuple):
-    """Static: the model, cache length, room for new tokens, sampling switches, candidates."""
+    """Static: the model, cache length, room for new tokens, sampling switches, candidates, and the
+    number of ids that may be written."""
     cfg: Any
     cache_length: int
     room: int
     switches: Any
     top_candidates: int
+    vocab_size: int
 
 
 @flax.struct.dataclass
 class State:
     """Between two steps. Donated to the loop."""
     cache: caches.Cache
-    keys_B: jax.Array    # PRNG key of each row, folded with the step
+    keys_B: jax.Array    # PRNG key of each row, folded with the number of its tokens
     tokens_B: jax.Array  # the last token of each row, not yet in the cache
     done_B: jax.Array
-    step: jax.Array      # [] int32: tokens written per row that is not done
+    step: jax.Array      # [] int32: tokens computed per row, whether it was done or not
     counts_B: jax.Array  # tokens written
     out: dict            # {'tokens', 'logprobs', 'sample_logprobs'}_BT, {'ids', 'id_logprobs'}_BTA
     seen_BV: Any         # tokens of prompt and text, or None where no penalty needs them
+
+
+@jax.jit
+def row_keys(key, ids_B):
+    """The PRNG key of each row."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, ids_B)
 
 
 @functools.partial(jax.jit, static_argnames='plan')
@@ -71,42 +83,77 @@ def start(params, tokens_BL, lengths_B, real_B, keys_B, stop_ids_S, numbers, *, 
 
 
 @functools.partial(jax.jit, static_argnames='plan', donate_argnames='state')
-def run(params, state, limit, stop_ids_S, numbers, *, plan):
-    """Writes tokens until each row has `limit` of them or is done: (state)."""
+def run(params, state, limit, free, stop_ids_S, numbers, *, plan):
+    """Writes tokens until there were `limit` steps or `free` of the rows are done: (state)."""
     params = transformer.compute_params(params, plan.cfg)
 
     def body(state):
         hidden_BD, cache = caches.step(params, plan.cfg, state.tokens_B, state.cache)
         return _write(params, hidden_BD, state.replace(cache=cache), stop_ids_S, numbers, plan)
 
-    going = lambda state: (state.step < limit) & ~jnp.all(state.done_B)
+    going = lambda state: (state.step < limit) & (jnp.sum(state.done_B) < free)
     return jax.lax.while_loop(going, body, state)
+
+
+@functools.partial(jax.jit, donate_argnames='state')
+def insert(state, new, slots_R):
+    """Puts the R rows of `new`, just started, into the slots of a state: (state).
+
+    Args:
+      new: a State with the same room; its cache covers the prompts and no more.
+      slots_R: int32; rows for a slot beyond the last one are dropped.
+    """
+    put = lambda old, rows: old.at[slots_R].set(rows, mode='drop')
+    # What an earlier row has left behind the new prompt is hidden until it is written over.
+    in_cache = lambda old, rows: old.at[:, slots_R, :rows.shape[2]].set(rows, mode='drop')
+    cache = state.cache.replace(
+        k_NBMKC=in_cache(state.cache.k_NBMKC, new.cache.k_NBMKC),
+        v_NBMKC=in_cache(state.cache.v_NBMKC, new.cache.v_NBMKC),
+        lengths_B=put(state.cache.lengths_B, new.cache.lengths_B))
+    fields = {name: jax.tree.map(put, getattr(state, name), getattr(new, name))
+              for name in _BY_ROW}
+    return placed(state.replace(cache=cache, **fields))
+
+
+@jax.jit
+def keep(state, slots_R):
+    """A state of R of the rows."""
+    take = lambda x: x[slots_R]
+    in_cache = lambda x: x[:, slots_R]
+    cache = state.cache.replace(
+        k_NBMKC=in_cache(state.cache.k_NBMKC), v_NBMKC=in_cache(state.cache.v_NBMKC),
+        lengths_B=take(state.cache.lengths_B))
+    fields = {name: jax.tree.map(take, getattr(state, name)) for name in _BY_ROW}
+    return placed(state.replace(cache=cache, **fields))
 
 
 def _write(params, hidden_BD, state, stop_ids_S, numbers, plan):
     """Chooses the next token of each row and writes it where the row is not done."""
     logits_BV = transformer.unembed(params, plan.cfg, hidden_BD[:, None])[:, 0]
-    keys_B = jax.vmap(jax.random.fold_in, (0, None))(state.keys_B, state.step)
+    if plan.vocab_size < plan.cfg.vocab_size:
+        logits_BV = jnp.where(jnp.arange(plan.cfg.vocab_size)[None] < plan.vocab_size, logits_BV,
+                              -jnp.inf)
+    keys_B = jax.vmap(jax.random.fold_in)(state.keys_B, state.counts_B)
     choice = choose(logits_BV, keys_B, state.seen_BV, numbers, plan.switches)
     new = {'tokens': choice.tokens_B, 'logprobs': choice.logprobs_B,
            'sample_logprobs': choice.sample_logprobs_B}
     if plan.top_candidates:
         new['id_logprobs'], new['ids'] = jax.lax.top_k(choice.logprobs_BV, plan.top_candidates)
-    # Column `step` of every row, done or not: what stands behind a row's count means nothing.
-    out = {name: jax.lax.dynamic_update_index_in_dim(state.out[name], value, state.step, 1)
-           for name, value in new.items()}
+    # Also of rows that are done: what stands behind a row's count means nothing.
+    put = jax.vmap(lambda out_T, value, at: out_T.at[at].set(value, mode='drop'))
+    out = {name: put(state.out[name], value, state.counts_B) for name, value in new.items()}
     seen_BV = state.seen_BV
     if plan.switches.penalty:
         seen_BV = seen_BV.at[jnp.arange(seen_BV.shape[0]), choice.tokens_B].set(True)
     stops_B = jnp.any(choice.tokens_B[:, None] == stop_ids_S[None], axis=1)
-    return _placed(state.replace(
-        tokens_B=choice.tokens_B, done_B=state.done_B | stops_B, step=state.step + 1,
-        counts_B=state.counts_B + ~state.done_B, out=out, seen_BV=seen_BV))
+    counts_B = state.counts_B + ~state.done_B
+    return placed(state.replace(
+        tokens_B=choice.tokens_B, step=state.step + 1, counts_B=counts_B, out=out, seen_BV=seen_BV,
+        done_B=state.done_B | stops_B | (counts_B >= numbers.max_new_tokens)))
 
 
-def _placed(state):
+def placed(state):
     """Pins the sharding of a state, so that the loop gives back what it was given."""
     rows = lambda x: constrain(x, 'batch', *(None,) * (x.ndim - 1))
-    fields = {name: jax.tree.map(rows, getattr(state, name))
-              for name in ('keys_B', 'tokens_B', 'done_B', 'counts_B', 'out', 'seen_BV')}
+    fields = {name: jax.tree.map(rows, getattr(state, name)) for name in _BY_ROW}
     return state.replace(cache=caches.placed(state.cache), **fields)

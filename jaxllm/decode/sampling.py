@@ -48,7 +48,7 @@ class SamplingConfig:
     def numbers(self):
         return Numbers(np.float32(self.temperature or 1), np.float32(self.top_k),
                        np.float32(self.top_p), np.float32(self.min_p),
-                       np.float32(self.repetition_penalty))
+                       np.float32(self.repetition_penalty), np.int32(self.max_new_tokens))
 
 
 class Switches(NamedTuple):
@@ -61,12 +61,13 @@ class Switches(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Scalars of a SamplingConfig, float32; traced, so that other values compile nothing anew."""
+    """Scalars of a SamplingConfig; traced, so that other values compile nothing anew."""
     temperature: jax.Array  # 1 where the choice is greedy
     top_k: jax.Array
     top_p: jax.Array
     min_p: jax.Array
     penalty: jax.Array
+    max_new_tokens: jax.Array  # int32, the others float32
 
 
 class Choice(NamedTuple):

@@ -1,7 +1,7 @@
 """One prompt, its text given out piece by piece as it is written."""
 
-from jaxllm.decode.generation import (Runner, check_prompts, make_request, push, row_result,
-                                      to_generation)
+from jaxllm.decode.batch import Runner, push, row_result
+from jaxllm.decode.generation import check_prompts, make_request, to_generation
 from jaxllm.decode.text import TextTail
 
 # Tokens after which the text is looked at first; then every _CHUNK: the first words come soon.
@@ -10,14 +10,14 @@ _CHUNK = 8
 
 
 def stream(params, cfg, prompt_ids, sampling, tokenizer, *, stop_ids=(), pad_id=0, seed=0,
-           stop_strings=(), top_candidates=0, row_id=0):
+           stop_strings=(), top_candidates=0, row_id=0, vocab_size=0):
     """Yields pieces of text; together they are `generate`'s text of the same arguments.
 
     No piece ends within a character, and none holds what may yet become a stop string. Arguments as
     `generate`; the generator's return value is the Generation of the one row.
     """
     request = make_request(params, cfg, sampling, stop_ids, stop_strings, tokenizer, pad_id, seed,
-                           top_candidates)
+                           top_candidates, vocab_size)
     runner = Runner(request, check_prompts([prompt_ids], request), [row_id])
     return _pieces(request, runner)
 

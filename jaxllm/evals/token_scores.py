@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.decode.generation import bucket
+from jaxllm.decode.batch import bucket
 from jaxllm.errors import InputError
 from jaxllm.models import transformer
 from jaxllm.sharding import batch_shardings, batch_ways, replicated

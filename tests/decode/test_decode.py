@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxllm import decode, rng
-from jaxllm.decode import generation, sampling
+from jaxllm.decode import loop, sampling
 from jaxllm.decode.text import TextTail
 from jaxllm.errors import InputError
 from jaxllm.models import transformer
@@ -373,7 +373,7 @@ def test_bad_arguments(one, message, prompts, kwargs):
 def test_other_numbers_and_lengths_of_one_bucket_compile_nothing(one):
     def compiled(lengths, config):
         generate(one, [[1] * n for n in lengths], config)
-        return [f._cache_size() for f in (generation.loop.start, generation.loop.run)]
+        return [f._cache_size() for f in (loop.start, loop.run)]
 
     other = dataclasses.replace(SAMPLED, temperature=0.6, max_new_tokens=NEW - 1)
     assert compiled((12, 5, 2), SAMPLED) == compiled((11, 1, 1), other)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxllm import decode
 from jaxllm.data import chat
-from jaxllm.decode.generation import bucket
+from jaxllm.decode.batch import bucket
 from jaxllm.models import transformer
 from jaxllm.objectives.ops import token_logprobs
 from jaxllm.sharding import batch_shardings, batch_ways, replicated
