@@ -24,9 +24,11 @@ class RolloutConfig:
     max_new_tokens: int     # a completion's room, the end token included
     temperature: float
     batch_size: int         # rows that are sampled at once; 0 = all
+    refill: bool            # rows that are done make room for prompts that wait
     score_batch_size: int   # rows of a forward pass without gradients
     unfinished: str         # what a completion that did not end gets: 'reward', 'replace', 'subtract'
     unfinished_value: float
+    standardise: bool       # scale functions, too, by the reference's answers to held-out prompts
 
     def __post_init__(self):
         for name in ('prompts', 'samples', 'epochs', 'max_new_tokens', 'score_batch_size'):
@@ -71,7 +73,8 @@ def sample(params, model, prompts, config, tokenizer, stop_ids, key):
     """
     rows = [ids for ids in prompts for _ in range(config.samples)]
     out = decode.generate(params, model, rows, config.sampling, stop_ids=stop_ids,
-                          pad_id=tokenizer.pad_id, seed=key, batch_size=config.batch_size)
+                          pad_id=tokenizer.pad_id, seed=key, batch_size=config.batch_size,
+                          vocab_size=tokenizer.vocab_size, refill=config.refill)
     finished = np.array([finish == 'stop' for finish in out.finish], np.float32)
     texts = [tokenizer.decode(tokens[:-1] if end else tokens)
              for tokens, end in zip(out.tokens, finished, strict=True)]

@@ -72,8 +72,9 @@ class RewardModel:
         return comparisons.answer_ids(
             self.template, [*prompt, {'role': 'assistant', 'content': response}], self.tokenizer)
 
-    def load(self, mesh):
-        """Parameters of `models/heads.py` on `mesh`; an adapter stands beside its base."""
+    def load(self, mesh, *, merged=False):
+        """Parameters of `models/heads.py` on `mesh`; an adapter stands beside its base, or is
+        `merged` into it, so that the tree is that of a plain model."""
         head = jax.eval_shape(lambda: heads.init_head(jax.random.key(0), self.model.d_model))
         if not self.base.lora:
             like = {'model': bases.params_like(self.model, mesh), 'head': head}
@@ -84,7 +85,8 @@ class RewardModel:
                 lambda x: lora.init_adapter(jax.random.key(0), x, self.base.lora), frozen)
             params = bases.saved_params(self.base, bases.placed({'model': adapter, 'head': head},
                                                                 mesh))
-            return {'model': lora.combine(frozen, params['model'], self.base.lora),
+            together = lora.merge if merged else lora.combine
+            return {'model': together(frozen, params['model'], self.base.lora),
                     'head': params['head']}
 
     def normalise(self, raw):

@@ -3,6 +3,7 @@
 The method is a module of `jaxllm.objectives` (PPO, GRPO, ...), named by config.algorithm.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -13,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm import rng
-from jaxllm.config import check_keys, section, to_plain, write_atomic
+from jaxllm.config import check_keys, section, write_atomic
 from jaxllm.data import chat
 from jaxllm.errors import GuardStop, InputError
 from jaxllm.models import lora
-from jaxllm.objectives import policy
 from jaxllm.rl import alarms, rollout
 from jaxllm.rl.source import RolloutSource, history
 from jaxllm.sharding import ShardingConfig, make_mesh, replicated
@@ -76,12 +76,8 @@ def algorithm_of(config):
     return make(section(settings, config.objective, 'objective'))
 
 
-def prepare(config, folder=None):
-    """Checks all of the config that needs no data. Returns the Setup.
-
-    Args:
-      folder: where reward functions write down what they failed on.
-    """
+def prepare(config):
+    """Checks all of the config that needs no data. Returns the Setup."""
     check_keys(config, (*_SECTIONS, 'world') if 'world' in config else _SECTIONS)
     data = section(rl_data.DataConfig, config.data, 'data')
     evaluation = section(rl_eval.EvalConfig, config.eval, 'eval')
@@ -104,7 +100,7 @@ def prepare(config, folder=None):
     networks = rl_models.networks(config, parents, model, adapter if adapter.rank else None, mesh,
                                   algorithm.uses_values)
     return Setup(parents, model, tokenizer, template, algorithm, settings, networks,
-                 rl_rewards.make_scorer(config, parents.policy, folder),
+                 rl_rewards.make_scorer(config, tokenizer, template),
                  rl_rewards.make_judge(config), alarm, evaluation, mesh, data.max_prompt_tokens,
                  chat.stop_ids(template, tokenizer))
 
@@ -166,7 +162,7 @@ def describe(config):
 
 def run(config, workdir):
     """Trains in `workdir`, or goes on there."""
-    setup = prepare(config, workdir / 'rewards')
+    setup = prepare(config)
     trainer, shapes, examples = make_trainer(config, setup)
     writer = jax.process_index() == 0
     corpus.copy_tokenizer(setup.parents.policy, workdir / 'tokenizer')
@@ -176,10 +172,16 @@ def run(config, workdir):
     prompts = rl_data.read(config, setup.template, setup.tokenizer, setup.eval.max_prompts,
                            workdir / 'data')
     extra, extra_fingerprint = rl_data.replay(config, setup.tokenizer, workdir / 'data')
-    with jax.set_mesh(trainer.mesh):
+    with jax.set_mesh(trainer.mesh), contextlib.ExitStack() as stack:
         frozen = setup.networks.constants()
-        scorer = setup.scorer.loaded(trainer.mesh, setup.rollout.score_batch_size)
+        scorer = setup.scorer.opened(trainer.mesh, setup.rollout.score_batch_size,
+                                     workdir / 'rewards')
+        stack.callback(scorer.close)
         setup = dataclasses.replace(setup, scorer=scorer)
+        if setup.rollout.standardise:
+            setup = dataclasses.replace(setup, scorer=dataclasses.replace(
+                scorer, standardise=rl_eval.standardiser(setup, prompts.held_out, frozen,
+                                                         config.seed, workdir)))
         forward = rollout.InChunks(rollout.make_forward(
             setup.networks.models, setup.networks.reference), setup.rollout.score_batch_size,
             trainer.mesh)
@@ -193,12 +195,11 @@ def run(config, workdir):
         fingerprint = f'{prompts.fingerprint}/{extra_fingerprint}'
         if writer:
             _record(config, workdir, setup, trainer, prompts, source, fingerprint)
-        trainer.fit(
-            workdir, source, Hooks(rl_eval.make_evaluate(
-                setup, prompts.held_out, frozen, forward, config.seed), lambda state: []),
-            params=setup.networks.start, frozen=frozen, data_fingerprint=fingerprint,
-            tokens_per_step=config.train.batch_size * setup.row_room,
-            flops_per_token=flops.train_flops_per_token(setup.model, setup.row_room))
+        evaluate = rl_eval.make_evaluate(setup, prompts.held_out, frozen, forward, config.seed)
+        trainer.fit(workdir, source, Hooks(evaluate, lambda state: []),
+                    params=setup.networks.start, frozen=frozen, data_fingerprint=fingerprint,
+                    tokens_per_step=config.train.batch_size * setup.row_room,
+                    flops_per_token=flops.train_flops_per_token(setup.model, setup.row_room))
 
 
 def _columns(setup):
@@ -232,7 +233,8 @@ def _maker(config, setup, prompts, frozen, forward, examples, folder):
         arrays = rollout.to_arrays(ids, samples, settings.samples, setup.prompt_room,
                                    settings.max_new_tokens, setup.tokenizer.pad_id)
         arrays |= forward(state.trainable, frozen, batch=arrays)
-        scores, rewards = setup.scorer(asked, samples, arrays, settings.samples)
+        scores = setup.scorer.scores(asked, samples, arrays, settings.samples)
+        rewards = setup.scorer.combined(scores, asked, settings.samples)
         arrays['rewards_B'] = rollout.judged_by_end(settings, rewards, samples.finished)
         metrics = rollout.summary(arrays, scores, settings.samples)
         _alarm(setup.alarms, history(folder, number), metrics, number)

@@ -34,18 +34,20 @@ def rl_config(algorithm, objective):
     config.objective = ml_collections.ConfigDict(objective)
     config.rewards = ml_collections.ConfigDict()
     config.combine = ml_collections.ConfigDict(dict(
-        rule='standardised_sum', k=1.0, helpful='', safe='', threshold=0.15))
+        rule='sum', k=1.0, helpful='', safe='', threshold=0.15, tag_field='kind',
+        tag_values=('unsafe',)))
     config.chat = ml_collections.ConfigDict(dict(template=''))
     config.data = ml_collections.ConfigDict(dict(
         prompts={}, replay={}, max_prompt_tokens=64, holdout_share=0.1, max_reject_share=0.0,
         replay_seq_len=128))
     config.rollout = ml_collections.ConfigDict(dict(
         prompts=64, samples=4, epochs=1, max_new_tokens=48, temperature=1.0, batch_size=0,
-        score_batch_size=128, unfinished='replace', unfinished_value=-2.0))
+        refill=True, score_batch_size=128, unfinished='replace', unfinished_value=-2.0,
+        standardise=False))
     config.ptx_coef = 0.0  # of the pre-training loss on data.replay beside the RL loss
     config.alarms = ml_collections.ConfigDict(dict(
-        kl_max=0.0, length_factor=0.0, repetition_max=0.0, entropy_share_min=0.0, warmup=0,
-        stop=False))
+        kl_max=50.0, length_factor=3.0, repetition_max=0.5, entropy_share_min=0.05,
+        reward_std_share_min=0.02, warmup=2, recent=2, stop=False))
     config.lora = ml_collections.ConfigDict(dict(
         rank=0, alpha=32.0, targets=('*',), rslora=False, dora=False, train_embeddings=False,
         base='float32'))
@@ -69,9 +71,16 @@ def rl_config(algorithm, objective):
 def function_reward(path, weight=1.0, **settings):
     """Every leaf of a reward that is a Python function."""
     return dict(kind='function', path=path, settings=settings, run='', weight=weight,
-                timeout_s=60.0)
+                timeout_s=60.0, on_error='stop', check_repeat=True)
 
 
 def model_reward(run, weight=1.0):
     """Every leaf of a learned reward."""
-    return dict(kind='model', path='', settings={}, run=run, weight=weight, timeout_s=0.0)
+    return dict(kind='model', path='', settings={}, run=run, weight=weight, timeout_s=60.0,
+                on_error='stop', check_repeat=False)
+
+
+def prompt_source(**values):
+    """Every leaf of a source of prompts; any file of conversations or comparisons will do."""
+    return dict(dict(path='', split='train', validation_split='', where={}, max_records=0,
+                     license='', weight=1.0), **values)

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxllm import rng
 from jaxllm.errors import InputError
-from jaxllm.rl import rollout
+from jaxllm.rl import combine, rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,8 @@ def make_evaluate(setup, prompts, frozen, forward, seed):
         params = setup.networks.models.policy(state.trainable, frozen)
         samples, arrays = answer(setup, params, prompts, seed)
         arrays |= forward(state.trainable, frozen, batch=arrays)
-        scores, rewards = setup.scorer(prompts, samples, arrays, 1)
+        scores = setup.scorer.scores(prompts, samples, arrays, 1)
+        rewards = setup.scorer.combined(scores, prompts, 1, absolute=True)
         rewards = rollout.judged_by_end(setup.rollout, rewards, samples.finished)
         values = rollout.summary(arrays | {'rewards_B': rewards}, scores, 1)
         values = {f'val/{name}': x for name, x in values.items() if name != 'equal_groups'}
@@ -62,3 +63,16 @@ def make_evaluate(setup, prompts, frozen, forward, seed):
         return values
 
     return evaluate
+
+
+def standardiser(setup, prompts, frozen, seed, workdir):
+    """The scale on which rewards are combined: mean 0 and variance 1 over the reference's answers
+    to held-out prompts. Fitted once, and kept in the run."""
+    file = workdir / 'rewards' / 'scale.json'
+    if not file.exists():
+        samples, arrays = answer(setup, setup.networks.reference(frozen), prompts, seed)
+        fitted = combine.Standardiser.fit(setup.scorer.scores(prompts, samples, arrays, 1))
+        if jax.process_count() > 1:  # the same numbers whether it was fitted or read
+            return fitted
+        fitted.save(file)
+    return combine.Standardiser.load(file)

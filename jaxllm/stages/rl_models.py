@@ -60,7 +60,7 @@ def open_parents(config, uses_values):
         return Parents(policy, ref, None)
     learned = [reward.run for reward in config.rewards.values() if reward.kind == 'model']
     path = config.parents.value or next(iter(learned), '')
-    return Parents(policy, ref, reward_model.open_reward(path, policy) if path else None)
+    return Parents(policy, ref, reward_model.open_reward(path) if path else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _whole(config, parents, model, _, mesh, uses_values):
     trainable, value, value_model = {'policy': like}, None, model
     if uses_values:
         if parents.value:
-            value_model = computed_model(parents.value.base.model, config.compute)
+            value_model = parents.value.model
         trainable['value'] = _value_like(value_model, mesh)
         value = lambda trainable, frozen: trainable['value']
     models = Models(model, lambda trainable, frozen: trainable['policy'], value_model, value,
@@ -95,7 +95,7 @@ def _whole(config, parents, model, _, mesh, uses_values):
     def start():
         first = {'policy': _load(parents.policy, model, mesh)}
         if uses_values:
-            first['value'] = parents.value.load(mesh) if parents.value else _value_from(
+            first['value'] = parents.value.load(mesh, merged=True) if parents.value else _value_from(
                 _load(parents.policy, model, mesh), model, config.seed, trainable['value'])
         return first
 

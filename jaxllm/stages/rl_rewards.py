@@ -1,6 +1,7 @@
 """What scores completions in a run: learned rewards and functions, combined; and a world's judge."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -20,50 +21,67 @@ from jaxllm.world.features import Asked, Reader
 class Scorer:
     """Scores completions of prompts by every reward, and combines the scores.
 
-    specs: {name: RewardSpec}. learned: {name: RewardModel}. functions: {name: FunctionReward}.
-    rule: combine.CombineConfig.
+    specs: {name: RewardSpec}. learned: {name: RewardModel}. rule: combine.CombineConfig. functions:
+    {name: FunctionReward} and weights: {name: (parameters, InChunks)}, once opened. standardise:
+    scores to scores on one scale, as the rule combines them.
     """
     specs: dict
     learned: dict
-    functions: dict
     rule: Any
+    functions: Any = None
     weights: Any = None
+    standardise: Any = None
 
-    def loaded(self, mesh, rows):
-        """The same with the weights of learned rewards in memory, for `rows` rows at once."""
-        weights = {}
-        for name, model in self.learned.items():
-            score = lambda params, batch, model=model: heads.scores(
-                params, model.model, batch['tokens_BL'], batch['lengths_B'])
-            weights[name] = model.load(mesh), InChunks(score, rows, mesh)
-        return dataclasses.replace(self, weights=weights)
+    def opened(self, mesh, rows, folder):
+        """The same with functions in processes of their own, which write records that they fail on
+        to `folder`, and weights of learned rewards in memory, for `rows` rows at once."""
+        functions = {name: spec for name, spec in self.specs.items() if spec.kind == 'function'}
+        functions = rewards.open_rewards(functions, folder) if functions else {}
+        weights = {name: (model.load(mesh), InChunks(functools.partial(_raw_scores, model.model),
+                                                     rows, mesh))
+                   for name, model in self.learned.items()}
+        return dataclasses.replace(self, functions=functions, weights=weights)
 
-    def __call__(self, prompts, samples, arrays, group_size):
-        """({name: float32 [N]}, combined float32 [N]) of the completions of `prompts`."""
+    def close(self):
+        """Ends the processes of functions."""
+        rewards.close_rewards(self.functions)
+
+    def scores(self, prompts, samples, arrays, group_size):
+        """{name: float32 [N]} of completions, `group_size` neighbours to each of `prompts`.
+
+        Learned scores have mean 0 and variance 1 on the answers that their models were
+        normalised on; those of functions are as the functions give them.
+        """
         asked = [prompt for prompt in prompts for _ in range(group_size)]
         answered = [rewards.Answered(prompt.messages, text, len(tokens), bool(end), prompt.fields)
                     for prompt, text, tokens, end in zip(
                         asked, samples.texts, samples.tokens, samples.finished, strict=True)]
-        scores = rewards.score_all(self.functions, answered)
+        found = rewards.score_all(self.functions, answered)
         batch = {name: arrays[name] for name in ('tokens_BL', 'lengths_B')}
-        for name, model in self.learned.items():
-            params, run = self.weights[name]
-            scores[name] = model.normalised(run(params, batch=batch))
-        scores = {name: np.asarray(scores[name], np.float32) for name in self.specs}
-        weights = {name: spec.weight for name, spec in self.specs.items()}
-        return scores, combine.combine(self.rule, scores, weights,
-                                       [prompt.fields for prompt in asked])
+        learned = {name: lambda answered, name=name: self.learned[name].normalise(
+            self.weights[name][1](self.weights[name][0], batch=batch)) for name in self.learned}
+        found |= rewards.score_all(learned, answered)
+        return {name: found[name] for name in self.specs}
+
+    def combined(self, scores, prompts, group_size, *, absolute=False):
+        """One reward for each completion, float32 [N]. `absolute`: comparable between batches."""
+        if self.standardise is not None:
+            scores = self.standardise(scores)
+        return combine.combine(
+            self.rule, scores, {name: spec.weight for name, spec in self.specs.items()},
+            [prompt.fields for prompt in prompts for _ in range(group_size)], group_size, absolute)
 
 
-def make_scorer(config, policy, folder):
-    """The Scorer of a config, learned rewards without their weights.
+def _raw_scores(model, params, batch):
+    return heads.scores(params, model, batch['tokens_BL'], batch['lengths_B'])
 
-    Args:
-      policy: the Base that answers; a learned reward must read its tokens.
-      folder: where functions write down what they failed on.
+
+def make_scorer(config, tokenizer, template):
+    """The Scorer of a config, not opened.
 
     Raises:
-      InputError: no reward, one that does not exist or does not fit, or a rule that does not.
+      InputError: no reward, one that does not exist or reads other tokens than the policy writes,
+        or a rule that does not fit them.
     """
     specs = {name: section(rewards.RewardSpec, spec, f'rewards.{name}')
              for name, spec in config.rewards.items()}
@@ -72,11 +90,8 @@ def make_scorer(config, policy, folder):
                          "config.rewards.helpful = model_reward('runs/reward_helpful')")
     rule = section(combine.CombineConfig, config.combine, 'combine')
     combine.check(rule, specs)
-    learned = {name: reward_model.open_reward(spec.run, policy) for name, spec in specs.items()
-               if spec.kind == 'model'}
-    functions = {name: rewards.FunctionReward(name, spec, folder) for name, spec in specs.items()
-                 if spec.kind == 'function'}
-    return Scorer(specs, learned, functions, rule)
+    return Scorer(specs, {name: reward_model.open_reward(spec.run, tokenizer, template)
+                          for name, spec in specs.items() if spec.kind == 'model'}, rule)
 
 
 def make_judge(config):
