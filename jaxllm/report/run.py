@@ -24,7 +24,7 @@ def write_report(workdir, extra=()):
     stops = files.read_json(pathlib.Path(workdir) / 'stops.json', {})
     own = [Section('Do answers end?', sections.stops(stops))] if stops else []
     cleaned = files.read_json(pathlib.Path(workdir) / 'data' / 'cleaning.json', {})
-    own.append(Section('What the filters removed', cleaning.removed(cleaned)))
+    own += [Section('What the filters removed', cleaning.removed(cleaned))] if cleaned else []
     text = render(files.read_run(workdir), (*evaluation.sections(workdir), *own, *extra))
     # Someone may be looking at the old one: replace it at once.
     partial = path.with_suffix('.html.tmp')
