@@ -66,12 +66,16 @@ def train(texts, labels):
                          "'ok' and at least one other")
     found = [features(text) for text in texts]
     sizes = np.array([len(x) for x in found])
+    # Features that no text has keep the weight 0, which the penalty would give them anyway.
+    columns, places = np.unique(np.concatenate(found), return_inverse=True)
     matrix = scipy.sparse.csr_matrix(
-        (np.repeat(1 / np.sqrt(sizes), sizes), np.concatenate(found),
-         np.concatenate([[0], np.cumsum(sizes)])), (len(texts), _SIZE))
+        (np.repeat(1 / np.sqrt(sizes), sizes), places, np.concatenate([[0], np.cumsum(sizes)])),
+        (len(texts), len(columns)))
     weights, biases = {}, {}
     for kind in kinds:
-        weights[kind], biases[kind] = _fit(matrix, np.array([x == kind for x in labels], float))
+        weights[kind] = np.zeros(_SIZE, np.float32)
+        weights[kind][columns], biases[kind] = _fit(
+            matrix, np.array([x == kind for x in labels], float))
     return Classifier(weights, biases)
 
 
@@ -86,6 +90,6 @@ def _fit(matrix, targets):
         slope = np.append(matrix.T @ gradient + _PENALTY * point[:-1], gradient.sum())
         return total + _PENALTY / 2 * (point[:-1] @ point[:-1]), slope
 
-    found = scipy.optimize.minimize(loss, np.zeros(_SIZE + 1), jac=True, method='L-BFGS-B',
-                                    options={'maxiter': 100}).x
+    found = scipy.optimize.minimize(loss, np.zeros(matrix.shape[1] + 1), jac=True,
+                                    method='L-BFGS-B', options={'maxiter': 100}).x
     return found[:-1].astype(np.float32), float(found[-1])

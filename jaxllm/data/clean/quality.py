@@ -9,6 +9,10 @@ import unicodedata
 
 _GRAM = 3
 _LEAST_REPETITION = 10  # words: shorter texts repeat nothing worth mentioning
+# Thai, Lao, Khmer, Japanese and Chinese write no spaces between words, so that no rule about words
+# applies to a text in them.
+_UNSPACED = re.compile('[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]')
+_UNSPACED_SHARE = 0.3
 _LETTERS = re.compile(r'[^\W\d_]+')
 # UTF-8 that was read as Windows-1252 or Latin-1, and what a decoder puts for bytes it cannot read.
 _MOJIBAKE = re.compile('[\u00c2\u00c3][\u0080-\u00bf\u0152-\u0192\u2010-\u2122]'
@@ -22,31 +26,33 @@ def problem(text, config):
       text: str.
       config: settings.QualityConfig.
     """
-    words = text.split()
-    if len(words) < config.min_words:
-        return f'too short: {len(words)} words'
     visible = [char for char in text if not char.isspace()]
     letters = [char for char in visible if char.isalpha()]
-    share = len(letters) / len(visible)
+    share = len(letters) / max(len(visible), 1)
     if share < config.min_letters:
         return f'few letters: {share:.2f}'
     garbled = garbled_share(text)
     if garbled > config.max_garbled:
         return f'garbled: {garbled:.3f}'
-    runs = _LETTERS.findall(text)
-    length = sum(map(len, runs)) / max(len(runs), 1)
-    if not config.min_word_length <= length <= config.max_word_length:
-        return f'word length: {length:.1f}'
     capitals = sum(map(str.isupper, letters)) / max(len(letters), 1)
     if capitals > config.max_capitals:
         return f'capitals: {capitals:.2f}'
-    repeated = repeated_words(words)
-    if repeated > config.max_repeated:
-        return f'repetition: {repeated:.2f}'
+    if len(_UNSPACED.findall(text)) <= _UNSPACED_SHARE * len(letters):
+        if why := _words_problem(text, config):
+            return why
     lines = repeated_lines(text)
-    if lines > config.max_repeated_lines:
-        return f'repeated lines: {lines:.2f}'
-    return ''
+    return f'repeated lines: {lines:.2f}' if lines > config.max_repeated_lines else ''
+
+
+def _words_problem(text, config):
+    words, runs = text.split(), _LETTERS.findall(text)
+    if len(words) < config.min_words:
+        return f'too short: {len(words)} words'
+    length = sum(map(len, runs)) / max(len(runs), 1)
+    if not config.min_word_length <= length <= config.max_word_length:
+        return f'word length: {length:.1f}'
+    repeated = repeated_words(words)
+    return f'repetition: {repeated:.2f}' if repeated > config.max_repeated else ''
 
 
 def garbled_share(text):
