@@ -4,6 +4,7 @@
     jaxllm run --config=experiments/pretrain.py:text=my/folder --workdir=runs/mine
     jaxllm run --config=experiments/pretrain.py:world=nano --workdir=runs/world
     jaxllm run --config=experiments/pretrain.py:world=nano,mix=0.2 --workdir=runs/mixed
+    jaxllm run --config=experiments/pretrain.py:world=nano,clean --workdir=runs/cleaned
     jaxllm run --config=experiments/pretrain.py:smoke --workdir=/tmp/smoke
 
 Expect (first command, Python 3.11.7, jax 0.10.2, two CPU cores, nothing cached): 7 minutes, 1.43
@@ -22,14 +23,19 @@ from jaxllm.models.families import make
 # which want a larger batch.
 WORLD_STEPS = {'nano': 1050, 'small': 100_000, 'tpu': 1_000_000}
 
+# The filters of text, in the order in which they look; jaxllm/data/clean/settings.py has further
+# settings (data.clean.near, data.clean.quality), whose defaults were measured.
+CLEAN = dict(steps=('exact', 'quality', 'spam', 'unsafe', 'near'), spam=0.7, unsafe=0.7,
+             labels='world', window=1_000_000, examples=5)
+
 
 def get_config(arg=''):
     """`family` and `size` are those of jaxllm/models/families.py (size: 2m, or 400k with a world);
     `text` is a path of your own text; `world` is the scale of a synthetic world to learn instead,
-    and `mix` the share of tokens of real text beside it; `infill` is none, fim or span; `smoke` is
-    the whole path in seconds."""
+    and `mix` the share of tokens of real text beside it; `infill` is none, fim or span; `clean`
+    filters the text first; `smoke` is the whole path in seconds."""
     arg = parse_arg(arg, smoke=False, family='llama', size='', text='', infill='none', world='',
-                    mix=0.0)
+                    mix=0.0, clean=False)
     if not 0 <= arg.mix < 1 or arg.mix and not arg.world:
         raise InputError(f'mix={arg.mix} with world={arg.world!r}: expected the share of real text '
                          'beside a world, at least 0 and below 1, e.g. world=nano,mix=0.2')
@@ -67,6 +73,8 @@ def get_config(arg=''):
     config.metrics = ml_collections.ConfigDict(dict(tensorboard=True, wandb_project=''))
     if arg.world:
         _of_world(config, arg)
+    if arg.clean:
+        config.data.clean = dict(CLEAN)
     if arg.smoke:
         _smoke(config)
     return config

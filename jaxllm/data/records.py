@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jaxllm.config import cache_dir
 from jaxllm.data import readers, stdlib
+from jaxllm.data.clean import planted
 from jaxllm.data.readers import Raw
 from jaxllm.data.rejects import Rejects
 from jaxllm.errors import InputError
@@ -53,6 +54,7 @@ class SourceSpec:
         weight: share in a mixture, relative to the other sources.
         max_documents: read at most so many; 0 reads all.
         max_record_bytes: longer lines, files and fields are rejected, in bounded memory.
+        dirt: share of planted dirt (data.clean.planted) in what is read, to try the filters on.
     """
     name: str
     path: str
@@ -64,8 +66,12 @@ class SourceSpec:
     max_record_bytes: int = 10_000_000
     validation_split: str = ''
     world: WorldSpec | None = None
+    dirt: float = 0.0
 
     def __post_init__(self):
+        if not 0 <= self.dirt < 1:
+            raise InputError(f'source {self.name!r} has dirt={self.dirt}; expected a share of at '
+                             'least 0 and below 1, e.g. 0.1')
         if self.path.startswith('world:') != (self.world is not None):
             raise InputError(f'source {self.name!r} has path {self.path!r} and world {self.world}; '
                              "a path 'world:NAME' needs a world, and only that does")
@@ -76,6 +82,8 @@ class SourceSpec:
     def fingerprint(self) -> str:
         """Of what is read and how, wherever the cache lies."""
         content = dataclasses.asdict(self)
+        if not self.dirt:
+            del content['dirt']
         if self.world:
             content['world'] = self.world.fingerprint
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
@@ -90,6 +98,11 @@ def read_source(spec: SourceSpec, rejects: Rejects) -> Iterator[Document]:
         InputError: nothing at that path, no file of a known kind, an unknown dataset or split, or
             no document in all of it.
     """
+    found = _documents(spec, rejects)
+    yield from planted.plant(found, spec.dirt) if spec.dirt else found
+
+
+def _documents(spec: SourceSpec, rejects: Rejects) -> Iterator[Document]:
     count = 0
     for raw in _open(spec):
         rejects.read(spec.name)

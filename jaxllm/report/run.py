@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from jaxllm.report import evaluation, files, page, reward, sections
+from jaxllm.report import cleaning, evaluation, files, page, reward, sections
 from jaxllm.report.page import Section
 
 
@@ -23,6 +23,8 @@ def write_report(workdir, extra=()):
     path = pathlib.Path(workdir) / 'report.html'
     stops = files.read_json(pathlib.Path(workdir) / 'stops.json', {})
     own = [Section('Do answers end?', sections.stops(stops))] if stops else []
+    cleaned = files.read_json(pathlib.Path(workdir) / 'data' / 'cleaning.json', {})
+    own += [Section('What the filters removed', cleaning.removed(cleaned))] if cleaned else []
     text = render(files.read_run(workdir), (*evaluation.sections(workdir),
                                           *reward.sections(workdir), *own, *extra))
     # Someone may be looking at the old one: replace it at once.

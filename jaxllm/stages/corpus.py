@@ -10,6 +10,7 @@ from jaxllm.data import fertility, tokenizer as tokenizers
 from jaxllm.data.records import Rejects, SourceSpec, read_source
 from jaxllm.data.store import TokenStore, write_store
 from jaxllm.errors import InputError
+from jaxllm.stages import cleaning
 from jaxllm.stages.world import world_spec
 from jaxllm.train.progress import stage as say
 
@@ -39,6 +40,7 @@ class DataConfig:
     holdout_share: float     # of the documents of each source, for validation
     max_reject_share: float  # more malformed records than this stop the run
     infill: object           # infill.InfillConfig
+    clean: object = None     # clean.settings.CleanConfig; without it nothing is filtered
 
     def __post_init__(self):
         check_shares(self, 'documents')
@@ -83,16 +85,28 @@ def source_specs(config):
             for name, spec in sources.items()]
 
 
-def make_tokenizer(config, specs, folder):
+def reader(data, folder):
+    """read(SourceSpec) -> its documents, cleaned where the section `data` says so.
+
+    Malformed records are counted by whoever makes the stores or cleans.
+    """
+    if cleaning.settings(data) is None:
+        return lambda spec: read_source(spec, Rejects())
+    return lambda spec: cleaning.documents(spec, data, folder)
+
+
+def make_tokenizer(config, specs, folder, read=None):
     """Loads the tokenizer in `folder`, or makes it there: trained on `specs`, or copied.
 
-    Also writes fertility.json: tokens per word and bytes per token of each source.
+    Also writes fertility.json: tokens per word and bytes per token of each source. `read` is a
+    `reader`; default: of the sources as they are.
     """
+    read = read or (lambda spec: read_source(spec, Rejects()))
     with one_builder(folder):
         if (folder / 'fertility.json').exists():
             return tokenizers.load(folder)
         shutil.rmtree(folder, ignore_errors=True)
-        texts = (document.text for spec in specs for document in read_source(spec, Rejects()))
+        texts = (document.text for spec in specs for document in read(spec))
         if config.kind == 'bpe':
             say(f'training a BPE tokenizer of {config.vocab_size:,} tokens ...')
             tokenizer = tokenizers.train_bpe(texts, config.vocab_size, config.max_bytes)
@@ -104,7 +118,7 @@ def make_tokenizer(config, specs, folder):
             tokenizer = tokenizers.load(config.path)
         tokenizer.save(folder)
         sample = [document for spec in specs for document in itertools.islice(
-            read_source(spec, Rejects()), _FERTILITY_DOCUMENTS)]
+            read(spec), _FERTILITY_DOCUMENTS)]
         rows = fertility.fertility(sample, tokenizer)
         write_atomic(folder / 'fertility.json', json.dumps(rows, indent=1))
         say(fertility.table(rows))
@@ -130,28 +144,35 @@ def make_stores(data, specs, tokenizer, folder):
 
     Malformed records go to rejects-<source>.jsonl; more than `data.max_reject_share` of a source is
     an InputError. A store that was damaged since it was built is an InputError too. A source with a
-    validation split has a store of its own for it, and trains on all of its split.
+    validation split has a store of its own for it, which is not cleaned, and trains on all of its
+    split.
     """
     with one_builder(folder):
-        return {spec.name: _store(data, spec, tokenizer, folder) for spec in specs}
+        stores = {spec.name: _store(data, spec, tokenizer, folder) for spec in specs}
+        if cleaning.settings(data) is not None and not (folder / cleaning.REPORT).exists():
+            cleaning.write_report(specs, folder)
+        return stores
 
 
 def _store(data, spec, tokenizer, folder):
+    cleaned = cleaning.settings(data) is not None
     if not spec.validation_split:
-        return _built(data, spec, tokenizer, folder, data.holdout_share)
+        return _built(data, spec, tokenizer, folder, data.holdout_share, cleaned)
     held_out = dataclasses.replace(spec, name=f'{spec.name}.validation', validation_split='',
                                    split=spec.validation_split)
-    train, validation = (_built(data, part, tokenizer, folder, 0.0) for part in (spec, held_out))
+    train = _built(data, spec, tokenizer, folder, 0.0, cleaned)
+    validation = _built(data, held_out, tokenizer, folder, 0.0, cleaned=False)
     return dataclasses.replace(train, validation=validation.train)
 
 
-def _built(data, spec, tokenizer, folder, holdout_share):
+def _built(data, spec, tokenizer, folder, holdout_share, cleaned):
     target = folder / 'stores' / spec.name
     if not target.exists():
+        found = (cleaning.documents(spec, data, folder) if cleaned
+                 else _checked(spec, data.max_reject_share, folder))
         say(f'tokenizing {spec.name} ...')
-        rejects = Rejects(folder / f'rejects-{spec.name}.jsonl')
-        write_store(_checked(spec, rejects, data.max_reject_share, folder), tokenizer, target,
-                    holdout_share=holdout_share, source_fingerprint=spec.fingerprint)
+        write_store(found, tokenizer, target, holdout_share=holdout_share, source_fingerprint=(
+            cleaning.fingerprint(spec, data) if cleaned else spec.fingerprint))
     store = TokenStore.open(target)
     if store.train.tokenizer_fingerprint != tokenizer.fingerprint:
         raise InputError(f'{target} was built with another tokenizer; delete '
@@ -159,9 +180,10 @@ def _built(data, spec, tokenizer, folder, holdout_share):
     return store
 
 
-def _checked(spec, rejects, max_share, folder):
+def _checked(spec, max_share, folder):
     """The documents of a source. The share of rejects is checked, and their summary written, before
     the store is closed: where there is a store, there is a summary."""
+    rejects = Rejects(folder / f'rejects-{spec.name}.jsonl')
     yield from read_source(spec, rejects)
     rejects.check(max_share)
     write_atomic(folder / f'rejects-{spec.name}.json', json.dumps(rejects.summary()))

@@ -13,7 +13,7 @@ from jaxllm.errors import InputError
 from jaxllm.models.config import model_config
 from jaxllm.objectives.lm import lm
 from jaxllm.stages import base as bases
-from jaxllm.stages import corpus, hooks, lineage, plan
+from jaxllm.stages import cleaning, corpus, hooks, lineage, plan
 from jaxllm.stages.training import Trainer
 from jaxllm.stages.world import world_spec
 from jaxllm.train import flops
@@ -38,6 +38,7 @@ def prepare(config, resuming=False):
     section(hooks.SampleConfig, config.sample, 'sample')
     section(corpus.TokenizerConfig, config.tokenizer, 'tokenizer')
     section(InfillConfig, config.data.infill, 'data.infill')
+    cleaning.settings(config.data)
     section(decode.SamplingConfig, config.sample.sampling, 'sample.sampling')
     corpus.source_specs(config)
     model = model_config(config.model.to_dict())
@@ -78,7 +79,7 @@ def run(config, workdir):
         corpus.copy_tokenizer(parent, workdir / 'tokenizer')
     tokenizer = corpus.make_tokenizer(
         section(corpus.TokenizerConfig, config.tokenizer, 'tokenizer'), specs,
-        workdir / 'tokenizer')
+        workdir / 'tokenizer', corpus.reader(data, workdir / 'data'))
     if tokenizer.vocab_size != model.vocab_size:
         raise InputError(f'the tokenizer has {tokenizer.vocab_size} tokens and the model '
                          f'model.vocab_size={model.vocab_size}; use '

@@ -3,7 +3,7 @@
 import jax
 
 from jaxllm.config import check_keys, section, to_json
-from jaxllm.stages import corpus, lineage
+from jaxllm.stages import cleaning, corpus, lineage
 from jaxllm.train.progress import stage as say
 
 OUTPUTS = 'tokenizer',
@@ -11,7 +11,9 @@ OUTPUTS = 'tokenizer',
 
 def prepare(config):
     """Checks the config. Returns (TokenizerConfig, SourceSpecs)."""
-    check_keys(config, ('stage', 'seed', 'data', 'tokenizer'))
+    keys = 'stage', 'seed', 'data', 'tokenizer'
+    check_keys(config, (*keys, 'world') if 'world' in config else keys)
+    cleaning.settings(config.data)
     return (section(corpus.TokenizerConfig, config.tokenizer, 'tokenizer'),
             corpus.source_specs(config))
 
@@ -25,7 +27,8 @@ def describe(config):
 def run(config, workdir):
     """Writes `workdir/tokenizer`: tokenizer.json, fertility.json."""
     settings, specs = prepare(config)
-    tokenizer = corpus.make_tokenizer(settings, specs, workdir / 'tokenizer')
+    tokenizer = corpus.make_tokenizer(settings, specs, workdir / 'tokenizer',
+                                      corpus.reader(config.data, workdir / 'data'))
     if jax.process_index() == 0:
         lineage.write_lineage(workdir, config, tokenizer=tokenizer.fingerprint)
         say(f'{tokenizer.vocab_size:,} tokens in {workdir / "tokenizer"}')

@@ -239,6 +239,31 @@ def test_talking_with_commands(adapted, monkeypatch, capsys):
     assert out.count('%') == 10 and '/raw TEXT' in out
 
 
+def test_talking_to_a_chain(adapted, parent, tmp_path, monkeypatch, capsys):
+    """Two runs as the steps of a chain: switching, comparing, what might have been written."""
+    (tmp_path / 'base').symlink_to(parent)
+    (tmp_path / 'sft').symlink_to(adapted)
+    (tmp_path / 'config.json').write_text('{"stage": "jaxllm.stages.chain", "steps": {}}')
+    (tmp_path / 'lineage.json').write_text('{"steps": ["base", "sft", "aligned"]}')
+
+    def say(*lines):
+        left = iter((*lines, '/quit'))
+        monkeypatch.setattr('builtins.input', lambda prompt: next(left))
+        assert main.main(['chat', f'--workdir={tmp_path}', '--max_new_tokens=4']) == 0
+        return capsys.readouterr().out
+
+    out = say('/probs', '/compare', 'number 3 please', '/probs', '/compare', '/model nobody')
+    assert f'{tmp_path}/sft, step 6: a chat model. /help for help.' in out
+    assert 'Models: base, sft;' in out
+    assert 'no answer to look at yet' in out and 'nothing to ask yet' in out
+    assert out.count('instead') == 1 and out.count('%') >= 6
+    assert out.index("--- base, asked as 'Question: ...") < out.index('--- sft\n')
+    assert "'nobody' is no model here; there are base, sft, and this is sft" in out
+    out = say('/model base', 'number 3 please', '/system x', '/help', '/model sft', '/help')
+    assert 'a base model, asked as' in out and 'knows no system prompt' in out
+    assert out.count('/compare TEXT') == 2 and out.count('/system TEXT') == 1
+
+
 def test_a_record_shown(data, adapted, capsys):
     assert main.main(['data', 'show', str(data), f'--model={adapted}', '--record=2']) == 0
     out = capsys.readouterr().out
