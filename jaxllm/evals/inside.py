@@ -13,7 +13,7 @@ from jaxllm import decode
 from jaxllm.errors import InputError
 from jaxllm.evals.inspect import words
 from jaxllm.models import transformer
-from jaxllm.models.layers import rope_frequencies, sinusoids
+from jaxllm.models.layers import Norm, rope_frequencies, sinusoids
 
 
 def pieces(tokenizer, text):
@@ -80,9 +80,9 @@ def position_signals(params, cfg, length):
 
 def first_layers(params, cfg, count):
     """(params, cfg) of the model that ends, with the final norm, after its first layers."""
-    if not 0 <= count <= cfg.num_layers:
+    if not 1 <= count <= cfg.num_layers:
         raise InputError(f'first_layers: count={count} is out of range; the model has '
-                         f'{cfg.num_layers} layers')
+                         f'{cfg.num_layers} layers, use 1 to so many')
     groups, rest = divmod(count, len(cfg.layer_pattern))
     cut = {name: x for name, x in params.items() if name not in ('layers', 'tail')}
     if groups:
@@ -92,6 +92,17 @@ def first_layers(params, cfg, count):
         tail = (jax.tree.map(lambda x: x[groups], params['layers']) if whole else params['tail'])
         cut['tail'] = {f'layer_{i}': tail[f'layer_{i}'] for i in range(rest)}
     return cut, dataclasses.replace(cfg, num_layers=count)
+
+
+def hidden_after(params, cfg, tokens_BL, count):
+    """Hidden states [B, L, D] after the first `count` layers (0: the embedding) and the final norm.
+    """
+    if count:
+        return transformer.apply_hidden(*first_layers(params, cfg, count), tokens_BL)
+    x_BLD = transformer.embed(params, cfg, tokens_BL, transformer.positions(
+        jnp.ones_like(tokens_BL)))
+    norm = Norm(cfg.norm, cfg.norm_eps, cfg.norm_unit_offset)
+    return norm.apply({'params': params['final_norm']}, x_BLD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +126,8 @@ def look_at_depths(params, cfg, tokenizer, text):
     tokens_BL, next_L = jnp.asarray([ids[:-1]], jnp.int32), np.asarray(ids[1:])
     hidden, likeliest, prob = [], [], []
     for count in range(cfg.num_layers + 1):
-        cut, shorter = first_layers(params, cfg, count)
-        hidden_BLD = transformer.apply_hidden(cut, shorter, tokens_BL)
-        probs_LV = np.asarray(jax.nn.softmax(transformer.unembed(cut, shorter, hidden_BLD)[0]))
+        hidden_BLD = hidden_after(params, cfg, tokens_BL, count)
+        probs_LV = np.asarray(jax.nn.softmax(transformer.unembed(params, cfg, hidden_BLD)[0]))
         best = probs_LV.argmax(-1).tolist()
         said = words(tokenizer, set(best))
         hidden.append(np.asarray(hidden_BLD[0], np.float32))

@@ -32,9 +32,8 @@ def loss_curves(runs):
             for records, key, colour, style, label in (
                     (run.train, 'nll', GREY, '-', 'training batch'),
                     (run.evals, 'val/loss', BLUE, 'o-', 'held-out texts')):
-                points = [(record['step'], float(record[key])) for record in records
-                          if key in record]
-                ax.plot(*zip(*points, strict=True), style, color=colour, label=label, ms=4)
+                if points := series(records, key):
+                    ax.plot(*zip(*points, strict=True), style, color=colour, label=label, ms=4)
             ax.set(title=name, xlabel='step', ylabel='loss [nats per token]')
             ax.grid(axis='y', alpha=0.25)
             ax.legend()

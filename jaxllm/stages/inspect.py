@@ -62,7 +62,7 @@ def open_step(workdir):
     Raises:
       InputError: no run there, or none of that kind.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = pathlib.Path(workdir).resolve()  # Orbax reads no relative paths
     if not (workdir / 'lineage.json').exists():
         raise InputError(f'{workdir} is no run directory (no lineage.json there); give the '
                          '--workdir of a run')
