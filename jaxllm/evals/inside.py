@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -125,9 +126,15 @@ def look_at_depths(params, cfg, tokenizer, text):
     ids, names = zip(*pieces(tokenizer, text), strict=True)
     tokens_BL, next_L = jnp.asarray([ids[:-1]], jnp.int32), np.asarray(ids[1:])
     hidden, likeliest, prob = [], [], []
-    for count in range(cfg.num_layers + 1):
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def read(params, tokens_BL, count):
         hidden_BLD = hidden_after(params, cfg, tokens_BL, count)
-        probs_LV = np.asarray(jax.nn.softmax(transformer.unembed(params, cfg, hidden_BLD)[0]))
+        return hidden_BLD, jax.nn.softmax(transformer.unembed(params, cfg, hidden_BLD))
+
+    for count in range(cfg.num_layers + 1):
+        hidden_BLD, probs_BLV = read(params, tokens_BL, count)
+        probs_LV = np.asarray(probs_BLV[0])
         best = probs_LV.argmax(-1).tolist()
         said = words(tokenizer, set(best))
         hidden.append(np.asarray(hidden_BLD[0], np.float32))

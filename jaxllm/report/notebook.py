@@ -18,9 +18,21 @@ STYLE = {
 
 
 @contextlib.contextmanager
+def styled():
+    """Figures made inside are in the style of all. Unlike `plt.rc_context` it leaves the backend
+    alone, which a notebook sets up, as interactive, when the first figure is made."""
+    before = {name: plt.rcParams[name] for name in STYLE}
+    plt.rcParams.update(STYLE)
+    try:
+        yield
+    finally:
+        plt.rcParams.update(before)
+
+
+@contextlib.contextmanager
 def figure(width, height, *shape, **options):
     """(figure, axes) in the style of all of them."""
-    with plt.rc_context(STYLE):
+    with styled():
         yield plt.subplots(*shape, figsize=(width, height), **options)
 
 

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from jaxllm.evals.inspect_text import visible
-from jaxllm.report.notebook import BLUE, GREEN, GREY, INK, RED, STYLE
+from jaxllm.report.notebook import BLUE, GREEN, GREY, INK, RED, styled
 from jaxllm.report.notebook import figure as _figure
 
 _MONO = {'family': 'monospace', 'size': 9}
@@ -85,23 +85,30 @@ def embeddings(plane, near, signals):
 
 
 def depths(seen):
-    """What the model would say after each layer, of an `inside.Depths`."""
+    """What the model would say after each layer, and one hidden state, of an `inside.Depths`."""
     N, L = seen.prob_NL.shape
-    with _figure(max(0.72 * L + 1.8, 7), 0.42 * N + 1.9) as (figure, ax):
-        image = ax.imshow(seen.prob_NL, cmap='Blues', vmin=0, vmax=1, aspect='auto')
-        for depth in range(N):
-            for t in range(L):
-                ax.text(t, depth, _word(seen.likeliest[depth][t])[:9], ha='center', va='center',
-                        color='white' if seen.prob_NL[depth, t] > 0.6 else INK, family='monospace',
-                        size=7.5)
-        ax.set_yticks(range(N), ['embedding'] + [f'layer {i}' for i in range(1, N)])
-        ax.set_xticks(range(L), [f'{_word(a)} \N{RIGHTWARDS ARROW} {_word(b)}' for a, b in
-                                 zip(seen.names[:-1], seen.names[1:], strict=True)],
-                      rotation=40, ha='right', rotation_mode='anchor', **_MONO)
-        ax.set(title='The likeliest next token, if the model ended after each layer',
-               xlabel='token read \N{RIGHTWARDS ARROW} token that comes next')
-        ax.spines[:].set_visible(False)
-        figure.colorbar(image, ax=ax, label='p(token that comes)', pad=0.01)
+    with _figure(max(0.72 * L + 1.8, 7), 0.62 * N + 2.8, 2, 1,
+                 height_ratios=(2, 1)) as (figure, (top, bottom)):
+        image = top.imshow(seen.prob_NL, cmap='Blues', vmin=0, vmax=1, aspect='auto')
+        for (depth, t), p in np.ndenumerate(seen.prob_NL):
+            top.text(t, depth, _word(seen.likeliest[depth][t])[:9], ha='center', va='center',
+                     color='white' if p > 0.6 else INK, family='monospace', size=7.5)
+        top.set_xticks(range(L), [f'{_word(a)} \N{RIGHTWARDS ARROW} {_word(b)}' for a, b in
+                                  zip(seen.names[:-1], seen.names[1:], strict=True)],
+                       rotation=40, ha='right', rotation_mode='anchor', **_MONO)
+        top.set(title='The likeliest next token, if the model ended after each layer',
+                xlabel='token read \N{RIGHTWARDS ARROW} token that comes next')
+        figure.colorbar(image, ax=top, label='p(token that comes)', pad=0.01)
+        last_ND = seen.hidden_NLD[:, -1]
+        limit = np.abs(last_ND).max()
+        image = bottom.imshow(last_ND, cmap='RdBu_r', vmin=-limit, vmax=limit, aspect='auto',
+                              interpolation='nearest')
+        bottom.set(title=f'The hidden state behind the last of them: {last_ND.shape[1]} numbers',
+                   xlabel='dimension')
+        figure.colorbar(image, ax=bottom, label='value', pad=0.01)
+        for ax in (top, bottom):
+            ax.set_yticks(range(N), ['embedding'] + [f'layer {i}' for i in range(1, N)])
+            ax.spines[:].set_visible(False)
     return figure
 
 
@@ -180,10 +187,10 @@ def adam(step, path, repeated, show=20):
     corner = {name: x.reshape(-1, x.shape[-1])[:show, :show] for name, x in part.items()}
     panels = (('weights before', corner['before'], 'RdBu_r'),
               ('gradient g', corner['grad'], 'RdBu_r'),
-              ('mean of g (m)', corner['mu'], 'RdBu_r'),
-              ('size of g (root of v)', np.sqrt(corner['nu']), 'Purples'),
+              ('mean m of g', corner['mu'], 'RdBu_r'),
+              ('root of v', np.sqrt(corner['nu']), 'Purples'),
               ('update', corner['after'] - corner['before'], 'RdBu_r'))
-    with plt.rc_context(STYLE):
+    with styled():
         figure = plt.figure(figsize=(11, 5.2))
         top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.15))
         top.suptitle(f'{path}, its first {show} x {show} numbers', size=10, x=0.01, ha='left')
@@ -202,6 +209,7 @@ def adam(step, path, repeated, show=20):
         for losses, colour, label in zip(repeated, (BLUE, RED),
                                          ('this batch', 'another batch'), strict=True):
             right.plot(losses, 'o-', color=colour, label=label, ms=3)
+        right.xaxis.get_major_locator().set_params(integer=True)
         right.set(title='More steps on the same batch: it is learnt by heart', xlabel='step',
                   ylabel='loss [nats per token]')
         right.grid(axis='y', alpha=0.25)
@@ -227,6 +235,7 @@ def own_context(found, given):
                 ax.plot(at_T, mean_T, 'o-', color=colour, label=name, ms=3)
                 ax.fill_between(at_T, mean_T - error_T, mean_T + error_T, color=colour, alpha=0.15)
             ax.set(xlabel='position [tokens]', ylabel=label)
+            ax.xaxis.get_major_locator().set_params(integer=True)
             ax.grid(axis='y', alpha=0.25)
         axes[0].set_title(f'{len(found.texts)} texts, of which the first {given} tokens are given')
         axes[0].legend()

@@ -48,12 +48,12 @@ class OpenStep:
                   for spec in specs}
         return pretrain.training_data(self.config, specs, stores)
 
-    def inspect(self, batch, row=0):
-        """The Inspection of a batch, see `evals.inspect.inspect_batch`."""
+    def inspect(self, batch, **options):
+        """The Inspection of a batch; options as of `evals.inspect.inspect_batch`."""
         trainer, state = self.trainer, self.state
         return inspect_batch(state.trainable, trainer.model, self.objective, batch, self.tokenizer,
                              optimizer=trainer.optimizer, opt_state=state.opt_state, lr=self.lr,
-                             clip_norm=trainer.optim.clip_norm, row=row)
+                             clip_norm=trainer.optim.clip_norm, **options)
 
 
 def open_step(workdir):
