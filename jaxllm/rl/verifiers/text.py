@@ -1,12 +1,14 @@
 """Verifiers of texts: exact match, regular expression, length, format, repetition."""
 
 import dataclasses
+import functools
 import re
 import unicodedata
 
 from jaxllm.errors import InputError
 from jaxllm.rl.verifiers.fields import answers_of, field_of
-from jaxllm.world import checkers
+from jaxllm.world import atlas, checkers, instructions
+from jaxllm.world.spec import SCALES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,17 +160,26 @@ def overlong(records, settings: Overlong):
 class FollowsFormat:
     """field: of the record, with the name of a format of `jaxllm.world.checkers`.
 
-    facts: {format: {what its checker needs}}, e.g. {'bullets': {'count': 5}}.
+    world_scale, world_seed: the world whose formats these are: how many bullets, which sources, which
+      words of the cipher language; '' = of none.
+    facts: {format: {what its checker needs}} instead, e.g. {'bullets': {'count': 5}}.
     sources: field with the sources that may be cited in the format with_source, '' = any.
     answer: field with a value that has to stand in the response as well, where it is not empty;
       '' = the form alone counts.
     """
     field: str = 'format'
+    world_scale: str = ''
+    world_seed: int = 0
     facts: dict = dataclasses.field(default_factory=dict)
     sources: str = ''
     answer: str = ''
 
     def __post_init__(self):
+        if self.world_scale and self.world_scale not in SCALES:
+            raise InputError(f'follows_format world_scale={self.world_scale!r}: expected one of '
+                             f'{", ".join(SCALES)}')
+        if self.world_scale and self.facts:
+            raise InputError('follows_format has world_scale and facts; expected one of them')
         for form in self.facts:
             if form not in checkers.CHECKERS:
                 raise InputError(f'follows_format has facts of {form!r}; the formats are '
@@ -182,12 +193,20 @@ class FollowsFormat:
 
 def follows_format(records, settings: FollowsFormat):
     """1 where the response has the form that was asked for (and the right value), else 0."""
-    return [float(_follows(record, settings)) for record in records]
+    facts = settings.facts
+    if settings.world_scale:
+        facts = _facts_of_world(settings.world_seed, settings.world_scale)
+    return [float(_follows(record, settings, facts)) for record in records]
 
 
-def _follows(record, settings):
+@functools.lru_cache(maxsize=2)
+def _facts_of_world(seed, scale):
+    return instructions.format_facts(atlas.atlas(seed, scale))
+
+
+def _follows(record, settings, facts):
     form = field_of(record, settings.field)
-    facts = dict(settings.facts.get(form, {}))
+    facts = dict(facts.get(form, {}))
     if settings.sources and form == 'with_source':
         facts['sources'] = tuple(field_of(record, settings.sources))
     if not checkers.follows(form, record.response, **facts):
