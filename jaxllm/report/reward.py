@@ -56,8 +56,8 @@ def _headline(found):
     if ties['auroc'] is not None:
         tiles.append(page.tile('Ties are told from differences', f'{ties["auroc"]:.2f}', '',
                                'area under the ROC curve; 0.5 is chance'))
-    text = (f'<p>{found["comparisons"]:,} held-out comparisons of {found["prompts"]:,} prompts that '
-            f'were not trained on, {found["pairs"]:,} ordered pairs. Every pair counts alike; '
+    text = (f'<p>{found["comparisons"]:,} held-out comparisons of {found["prompts"]:,} prompts '
+            f'that were not trained on, {found["pairs"]:,} ordered pairs. Every pair counts alike; '
             'intervals of 95% by resampling prompts.</p>')
     return text + f'<div class="tiles">{"".join(tiles)}</div>'
 
@@ -89,8 +89,9 @@ def _calibration(found):
              'would fit best')
     return (figures.reliability('How often the better rewarded one was preferred', 'share of pairs',
                                 {'held-out pairs': bins}, x_label='expected win rate')
-            + f'<p>Expected is sigmoid of the difference of raw rewards. The differences are {words}.'
-              f' Negative log-likelihood {calibration["nll"]:.3f} nats per pair (a coin: 0.693).</p>')
+            + f'<p>Expected is sigmoid of the difference of raw rewards. The differences are '
+              f'{words}. Negative log-likelihood {calibration["nll"]:.3f} nats per pair (a coin: '
+              '0.693).</p>')
 
 
 def _length(found):
@@ -100,8 +101,8 @@ def _length(found):
             for name, side in (('longer', length['longer']), ('shorter', length['shorter']))]
     if length['reward_prefers_longer'] is None:
         return page.table(rows)
-    text = (f'<p>The reward prefers the longer response in {length["reward_prefers_longer"]:.0%} of '
-            f'the pairs, the person in {length["person_prefers_longer"]:.0%}.</p>')
+    text = (f'<p>The reward prefers the longer response in {length["reward_prefers_longer"]:.0%} '
+            f'of the pairs, the person in {length["person_prefers_longer"]:.0%}.</p>')
     return page.table(rows) + text
 
 

@@ -23,8 +23,8 @@ def write_report(workdir, extra=()):
     path = pathlib.Path(workdir) / 'report.html'
     stops = files.read_json(pathlib.Path(workdir) / 'stops.json', {})
     own = [Section('Do answers end?', sections.stops(stops))] if stops else []
-    text = render(files.read_run(workdir), (*evaluation.sections(workdir),
-                                          *reward.sections(workdir), *own, *extra))
+    more = *evaluation.sections(workdir), *reward.sections(workdir), *own, *extra
+    text = render(files.read_run(workdir), more)
     # Someone may be looking at the old one: replace it at once.
     partial = path.with_suffix('.html.tmp')
     partial.write_text(text, encoding='utf-8', errors='replace')
