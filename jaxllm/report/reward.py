@@ -67,11 +67,12 @@ def _signed(value):
 
 
 def _slices(found):
-    return ''.join(
+    drawn = ''.join(
         figures.points(_TITLES[name], 'share of pairs', [figures.Series('', tuple(
             _point(row['value_name'], row) for row in rows), joined=False)],
             y_range=(0, 1), reference=(0.5, 'chance'))
         for name, rows in found['slices'].items() if rows)
+    return f'<div class="charts">{drawn}</div>' if drawn else ''
 
 
 def _point(name, row):
@@ -87,11 +88,11 @@ def _calibration(found):
     words = ('about right' if 0.8 <= temperature <= 1.25 else
              f'too {"sure" if temperature > 1 else "unsure"}: divided by {temperature:.2g} they '
              'would fit best')
-    return (figures.reliability('How often the better rewarded one was preferred', 'share of pairs',
+    drawn = figures.reliability('How often the better rewarded one was preferred', 'share of pairs',
                                 {'held-out pairs': bins}, x_label='expected win rate')
-            + f'<p>Expected is sigmoid of the difference of raw rewards. The differences are '
-              f'{words}. Negative log-likelihood {calibration["nll"]:.3f} nats per pair (a coin: '
-              '0.693).</p>')
+    return (f'<div class="charts">{drawn}</div><p>Expected is the sigmoid of the difference of raw '
+            f'rewards. The differences are {words}. Negative log-likelihood '
+            f'{calibration["nll"]:.3f} nats per pair (a coin: 0.693).</p>')
 
 
 def _length(found):

@@ -66,11 +66,11 @@ def trained(tmp_path_factory, shared_cache, parent, data):
 
 def test_it_learns_an_order_and_says_how_well(trained):
     evals = runs.records(trained, 'eval')
-    assert evals[0]['val/accuracy'] < 0.9 < evals[-1]['val/accuracy']
+    assert evals[0]['val/pair_accuracy'] < 0.9 < evals[-1]['val/pair_accuracy']
     assert evals[-1]['val/loss'] < evals[0]['val/loss']
     quality = json.loads((trained / 'quality.json').read_text())
     assert quality['accuracy']['value'] > 0.9 and quality['pairs'] == 3 * quality['comparisons']
-    np.testing.assert_allclose(quality['accuracy']['value'], evals[-1]['val/accuracy'], atol=0.04)
+    np.testing.assert_allclose(quality['accuracy']['value'], evals[-1]['val/pair_accuracy'], atol=0.04)
     report = (trained / 'report.html').read_text()
     for words in ('Quality of the reward', 'Expected and observed win rates', 'Reward and length'):
         assert words in report
