@@ -70,7 +70,8 @@ def test_it_learns_an_order_and_says_how_well(trained):
     assert evals[0]['val/loss'] > 0.5 and evals[-1]['val/loss'] < 0.2
     quality = json.loads((trained / 'quality.json').read_text())
     assert quality['accuracy']['value'] > 0.9 and quality['pairs'] == 3 * quality['comparisons']
-    np.testing.assert_allclose(quality['accuracy']['value'], evals[-1]['val/pair_accuracy'], atol=0.04)
+    best = min(evals, key=lambda line: line['val/loss'])
+    np.testing.assert_allclose(quality['accuracy']['value'], best['val/pair_accuracy'])
     report = (trained / 'report.html').read_text()
     for words in ('Quality of the reward', 'Expected and observed win rates', 'Reward and length'):
         assert words in report
