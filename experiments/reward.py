@@ -30,9 +30,9 @@ _HERE = pathlib.Path(__file__).parent
 def get_config(arg=''):
     """`criterion` is what the world's rater judges by (helpful, safe or overall) and `rater` who;
     `world` is the scale of the synthetic world that the SFT run has learned; `data` is a file of
-    your own comparisons instead, or chitchat: human ratings of conversations (fetched); `loss` is plackett_luce, bradley_terry (pairs alone) or all_pairs;
-    `margin` (of bradley_terry) is none, small, large or own; `lora` trains an adapter; `smoke`
-    makes a base and an SFT run first, in seconds."""
+    your own comparisons instead, or chitchat: human ratings of conversations (fetched); `loss`
+    is plackett_luce, bradley_terry (pairs alone) or all_pairs; `margin` (of bradley_terry) is none,
+    small, large or own; `lora` trains an adapter; `smoke` makes a base and an SFT run first."""
     arg = parse_arg(arg, smoke=False, criterion='helpful', rater='expert', world='nano', data='',
                     loss='plackett_luce', margin='none', lora=False)
     config = reward_config()

@@ -1,8 +1,8 @@
 """Batches of comparisons: a pure function of the step, as in `loader`.
 
-A batch is of one source and of comparisons of about one length, so that little of it is padding; its
-shape is one of few. The order of the comparisons is a seeded permutation per epoch; within windows
-of several batches they are sorted by length and the batches drawn in random order.
+A batch is of one source and of comparisons of about one length, so that little of it is padding,
+and its shape is one of few. The order of the comparisons is a seeded permutation per epoch; within
+windows of several batches they are sorted by length, and the batches come in random order.
 """
 
 import collections
@@ -117,7 +117,8 @@ class _Stream:
 
 
 class AllComparisons:
-    """All comparisons of one set once, the short ones first: a finite sequence of batches.
+    """All comparisons of one set once, the short ones first: a finite sequence of batches, all of
+    one shape.
 
     Absent ones (ranks 0) fill the last batch, so that each comparison counts once.
     """
@@ -136,19 +137,12 @@ class AllComparisons:
     def __getitem__(self, i):
         if not 0 <= i < len(self):
             raise IndexError(i)
-        first = i * self._batch_size
-        length = row_length(self._encoded.lengths[
-            self.chosen[first:first + self._batch_size]].max())
-        mine = first + self._local_rows
-        return self._encoded.batch(self.chosen[mine[mine < len(self.chosen)]],
-                                   self._encoded.most_responses, length, len(mine))
+        mine = i * self._batch_size + self._local_rows
+        return self._encoded.batch(
+            self.chosen[mine[mine < len(self.chosen)]], self._encoded.most_responses,
+            row_length(self._encoded.longest), len(mine))
 
 
 def row_length(longest):
-    """The next of 16, 24, 32, 48, 64, 96, ...: few shapes to compile, at most half too much."""
-    power = 16
-    while power < longest:
-        if longest <= power * 3 // 2:
-            return power * 3 // 2
-        power *= 2
-    return power
+    """The next of 16, 32, 64, ...: few shapes, since each is compiled."""
+    return 1 << max(4, (int(longest) - 1).bit_length())

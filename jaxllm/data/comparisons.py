@@ -27,9 +27,9 @@ _OF_WORLD = {'world:pairs': world_preferences.pairs, 'world:rankings': world_pre
 class RatedSpec(ComparisonSpec):
     """Where one set of comparisons is read, and of a world also who judges them.
 
-    rater, criterion: of world.oracle. The published datasets mix raters and criteria, so that few are
-    by one rater about one thing; with a rater and a criterion all comparisons
-    of the world are judged by it. '' = the mix. For files, `where` selects.
+    rater, criterion: of world.oracle. The published datasets mix raters and criteria, so that few
+    comparisons are by one rater about one thing; with a rater and a criterion all comparisons of
+    the world are judged by it. '' = the mix. For files, `where` selects.
     """
     rater: str = ''
     criterion: str = ''
@@ -39,8 +39,8 @@ class RatedSpec(ComparisonSpec):
         if (self.rater or self.criterion) and self.path not in _OF_WORLD:
             raise InputError(
                 f'source {self.name!r} has rater={self.rater!r} and criterion={self.criterion!r}, '
-                f'and its path is {self.path!r}; only {" and ".join(_OF_WORLD)} can be judged anew, '
-                "others are selected by `where`, e.g. where={'rater': 'ann'}")
+                f'and its path is {self.path!r}; only {" and ".join(_OF_WORLD)} are judged anew, '
+                "others are selected by `where`, e.g. {'rater': 'ann'}")
 
 
 def read_rated(spec, rejects):
@@ -83,8 +83,8 @@ def answer_ids(template, messages, tokenizer, stop_ids=()):
     stop_ids = stop_ids or chat.stop_ids(template, tokenizer)
     end = next((i + 1 for i in range(len(rendered.ids) - 1, -1, -1) if rendered.loss_weights[i]), 0)
     if not end or rendered.ids[end - 1] not in stop_ids:
-        raise InputError(f'chat template {template.name} does not end this answer with a token that '
-                         'stops one, so that nothing marks where it is to be scored; use a '
+        raise InputError(f'chat template {template.name} does not end this answer with a token '
+                         'that stops one, so that nothing marks where it is to be scored; use a '
                          'template whose generation marks include the end token')
     return rendered.ids[:end]
 
@@ -162,8 +162,9 @@ class Encoded:
                              ) from error
         other = [key for key in about if found.get(key) != about[key]]
         if other:
-            raise InputError(f'{path} was built with another {other[0]} ({found.get(other[0])}, now '
-                             f'{about[other[0]]}); delete its folder to build it again')
+            was, now = found.get(other[0]), about[other[0]]
+            raise InputError(f'{path} was built with another {other[0]} ({was}, now {now}); delete '
+                             'its folder to build it again')
         return cls(**arrays)
 
 

@@ -56,8 +56,8 @@ def _headline(found):
     if ties['auroc'] is not None:
         tiles.append(page.tile('Ties are told from differences', f'{ties["auroc"]:.2f}', '',
                                'area under the ROC curve; 0.5 is chance'))
-    text = (f'<p>{found["comparisons"]:,} held-out comparisons of {found["prompts"]:,} prompts that '
-            f'were not trained on, {found["pairs"]:,} ordered pairs. Every pair counts alike; '
+    text = (f'<p>{found["comparisons"]:,} held-out comparisons of {found["prompts"]:,} prompts '
+            f'that were not trained on, {found["pairs"]:,} ordered pairs. Every pair counts alike; '
             'intervals of 95% by resampling prompts.</p>')
     return text + f'<div class="tiles">{"".join(tiles)}</div>'
 
@@ -67,11 +67,12 @@ def _signed(value):
 
 
 def _slices(found):
-    return ''.join(
+    drawn = ''.join(
         figures.points(_TITLES[name], 'share of pairs', [figures.Series('', tuple(
             _point(row['value_name'], row) for row in rows), joined=False)],
             y_range=(0, 1), reference=(0.5, 'chance'))
         for name, rows in found['slices'].items() if rows)
+    return f'<div class="charts">{drawn}</div>' if drawn else ''
 
 
 def _point(name, row):
@@ -87,10 +88,11 @@ def _calibration(found):
     words = ('about right' if 0.8 <= temperature <= 1.25 else
              f'too {"sure" if temperature > 1 else "unsure"}: divided by {temperature:.2g} they '
              'would fit best')
-    return (figures.reliability('How often the better rewarded one was preferred', 'share of pairs',
+    drawn = figures.reliability('How often the better rewarded one was preferred', 'share of pairs',
                                 {'held-out pairs': bins}, x_label='expected win rate')
-            + f'<p>Expected is sigmoid of the difference of raw rewards. The differences are {words}.'
-              f' Negative log-likelihood {calibration["nll"]:.3f} nats per pair (a coin: 0.693).</p>')
+    return (f'<div class="charts">{drawn}</div><p>Expected is the sigmoid of the difference of raw '
+            f'rewards. The differences are {words}. Negative log-likelihood '
+            f'{calibration["nll"]:.3f} nats per pair (a coin: 0.693).</p>')
 
 
 def _length(found):
@@ -100,8 +102,8 @@ def _length(found):
             for name, side in (('longer', length['longer']), ('shorter', length['shorter']))]
     if length['reward_prefers_longer'] is None:
         return page.table(rows)
-    text = (f'<p>The reward prefers the longer response in {length["reward_prefers_longer"]:.0%} of '
-            f'the pairs, the person in {length["person_prefers_longer"]:.0%}.</p>')
+    text = (f'<p>The reward prefers the longer response in {length["reward_prefers_longer"]:.0%} '
+            f'of the pairs, the person in {length["person_prefers_longer"]:.0%}.</p>')
     return page.table(rows) + text
 
 

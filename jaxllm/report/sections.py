@@ -24,14 +24,15 @@ def headline(train, evals, perf):
 
 def _validation_tiles(evals):
     tiles = []
-    for key, name, unit in (('val/loss', 'Validation loss', 'nats per token'),
+    for key, name, unit in (('val/loss', 'Validation loss', _unit(evals, 'nats per token')),
                             ('val/bits_per_byte', 'Validation', 'bits per byte'),
-                            ('val/accuracy', 'Next-token accuracy', '%')):
+                            ('val/accuracy', 'Next-token accuracy', '%'),
+                            ('val/pair_accuracy', 'Pairs ordered rightly', '%')):
         points = series(evals, key)
         if not points:
             continue
         step, value = points[-1]
-        if key != 'val/accuracy':
+        if not key.endswith('accuracy'):
             best_step, best = min(points, key=lambda p: (math.isnan(p[1]), p[1], -p[0]))
             rank = 'the best' if best_step == step else f'best {best:.4f} at {best_step:,}'
             tiles.append(page.tile(name, f'{value:.4f}', '', f'{unit}, step {step:,}; {rank}'))
@@ -71,16 +72,23 @@ def _perf_tiles(perf):
     return tiles
 
 
+def _unit(evals, of_text):
+    """That of a loss: of text where bits per byte were measured, or simply nats."""
+    return of_text if not evals or series(evals, 'val/bits_per_byte') else 'nats'
+
+
 def curves(train, evals, perf):
     """Charts along training."""
     skipped = tuple(step for step, value in series(train, 'skipped') if value)
     charts = [
-        chart('Training loss', 'nats/token', trend(series(train, 'loss')), marks=skipped,
-              marks_label='skipped step'),
-        chart('Validation loss', 'nats/token',
+        chart('Training loss', _unit(evals, 'nats/token'), trend(series(train, 'loss')),
+              marks=skipped, marks_label='skipped step'),
+        chart('Validation loss', _unit(evals, 'nats/token'),
               [Line('all sources', series(evals, 'val/loss'), dots=True),
                Line('as many training rows', series(evals, 'train_sample/loss'), 1, dots=True)]),
         chart('Validation, bits per byte', 'lower is better', _bits_per_byte(evals)),
+        chart('Pairs ordered rightly', 'held-out share', [
+            Line('all sources', series(evals, 'val/pair_accuracy'), dots=True)]),
         chart('Learning rate', '', [Line('lr', series(train, 'lr'))], from_zero=True),
         chart('Gradient norm', 'log scale', trend(series(train, 'grad_norm')),
               log_y=True, marks=skipped, marks_label='skipped step'),

@@ -273,8 +273,8 @@ def saved_params(base, like):
     run of reinforcement learning, which may train a value network too, the policy."""
     config = json.loads((base.path / 'config.json').read_text())
     if config['stage'] == 'jaxllm.stages.reward' and 'model' not in like:
-        raise InputError(f'{base.path} is a reward model, which scores answers and gives none; give '
-                         'a run that does, such as the one that it was trained from')
+        raise InputError(f'{base.path} is a reward model, which scores answers and gives none; '
+                         'give a run that does, such as the one that it was trained from')
     part = 'ema' if config['optim']['ema_decay'] else 'params'
     branch = 'policy' if 'algorithm' in config else ''
     return load_params(base.path / 'checkpoints', like, step=base.step, part=part,

@@ -54,8 +54,9 @@ def sources(config):
 def make(config, tokenizer, template, folder):
     """The Compared in `folder`, built where missing.
 
-    No prompt (or `holdout_group`, where records have one) is both learned from and held out, in whatever
-    sources: a held-out comparison whose prompt is learned from somewhere is left out and counted.
+    No prompt (or `holdout_group`, where records have one) is both learned from and held out, in
+    whatever sources: a held-out comparison whose prompt is learned from somewhere is left out and
+    counted.
 
     Raises:
       InputError: too many rejects, nothing left, or `folder` was built with another tokenizer,

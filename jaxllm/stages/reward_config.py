@@ -18,9 +18,9 @@ def reward_config():
         kind='plackett_luce', margin='none', centering=0.01))
     config.lora, config.compute = sft.lora, sft.compute
     config.optim = sft.optim
-    config.optim.update(lr=1.5e-3, eps=1e-5, warmup_steps=10)
+    config.optim.update(lr=1e-3, eps=1e-5, warmup_steps=10)
     config.train = sft.train
-    config.train.update(num_steps=240, batch_size=32, eval_every=40, save_every=40, sample_every=0,
+    config.train.update(num_steps=120, batch_size=32, eval_every=40, save_every=40, sample_every=0,
                         patience=4)
     config.eval = ml_collections.ConfigDict(dict(max_comparisons=256))
     # Rewards are shifted and scaled to mean 0 and standard deviation 1 on answers that the parent

@@ -72,7 +72,8 @@ def run(config, workdir):
     members = prepare(config)
     mesh = make_mesh(section(ShardingConfig, config.sharding, 'sharding'))
     folder = members[0].base.path / 'data' / 'comparisons'
-    found = [row for path in sorted(folder.glob('*.held_out.jsonl')) for row in load_comparisons(path)]
+    found = [row for path in sorted(folder.glob('*.held_out.jsonl'))
+             for row in load_comparisons(path)]
     messages = [(c.prompt, text) for c in found for text in c.responses]
     ids = {'held-out responses': [members[0].encode(*one) for one in messages]}
     ids |= _foreign(config, members[0], messages)
@@ -95,8 +96,6 @@ def run(config, workdir):
             say(f'{row["name"]:<28} std {row["std"]:.3f}  flagged {row["flagged"]:.3f} '
                 f'[{row["low"]:.3f}, {row["high"]:.3f}]')
         say(f'report: {write_report(workdir)}')
-
-
 
 
 def _foreign(config, member, messages):

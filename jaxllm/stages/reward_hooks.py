@@ -22,7 +22,7 @@ class EvalConfig:
 
 
 def make_evaluate(objective, held_out, trainer, frozen, *, batch_size, most):
-    """evaluate(state) -> {'val/loss', 'val/accuracy', 'val/<source>/...'}.
+    """evaluate(state) -> {'val/loss', 'val/pair_accuracy', 'val/<source>/...'}.
 
     The loss is in nats per decision (or per prompt, as the objective weighs), the accuracy the
     share of ordered pairs that the rewards order alike. Each comparison counts once.
@@ -58,4 +58,4 @@ def _means(sums):
     terms, metrics = sums
     mean = lambda pair: pair[0] / max(pair[1], 1e-9)
     return {'loss': sum(mean(pair) for pair in terms.values()),
-            'accuracy': mean(metrics['accuracy']), 'reward': mean(metrics['reward'])}
+            'pair_accuracy': mean(metrics['accuracy']), 'reward': mean(metrics['reward'])}

@@ -20,7 +20,7 @@ PLACKETT_LUCE = jax.jit(ranking.plackett_luce)
 
 def pl(rewards, ranks):
     return float(PLACKETT_LUCE(jnp.asarray([rewards], jnp.float32),
-                                       jnp.asarray([ranks], jnp.int32))[0])
+                               jnp.asarray([ranks], jnp.int32))[0])
 
 
 def test_plackett_luce_by_hand():

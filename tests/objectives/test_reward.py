@@ -67,7 +67,7 @@ def test_padding_on_either_side_changes_nothing(params, pad, pad_id):
     want = SCORES(params, CFG, rows, lengths)
     right = SCORES(params, CFG, np.concatenate([rows, fill], 1), lengths)
     left = SCORES(params, CFG, np.concatenate([fill, rows], 1), lengths,
-                        jnp.full(2, pad, jnp.int32))
+                  jnp.full(2, pad, jnp.int32))
     np.testing.assert_allclose(right, want, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(left, want, rtol=1e-5, atol=1e-6)
     assert abs(want[0] - want[1]) > 1e-3
@@ -172,5 +172,5 @@ def test_weight_decay_and_muon_know_the_head(params):
         assert float(head['bias']) == 0
     untied = toy_models.config('llama', tie_embeddings=False)
     whole = toy_models.shapes(untied)
-    assert transformer.param_axes({'model': whole})['model']['head']['kernel'] == ('vocab',
-                                                                                  'd_model')
+    axes = transformer.param_axes({'model': whole})['model']['head']
+    assert axes['kernel'] == ('vocab', 'd_model')
