@@ -66,7 +66,8 @@ def length_controlled(results, differences, *, clusters=None, draws=2000, seed=0
       clusters: names [N], as in `win_rate`.
 
     Returns:
-      An Interval; the value is NaN where all differences are the same but not 0.
+      An Interval; the value is NaN where all differences are the same but not 0, and the limits are
+      where nearly all outcomes are the same, so that resampling them would give no width.
 
     Ref: Dubois et al. 2024 (arXiv 2404.04475).
     """
@@ -79,9 +80,14 @@ def length_controlled(results, differences, *, clusters=None, draws=2000, seed=0
     spread = differences.std()
     if spread == 0:
         return Interval(math.nan, math.nan, math.nan, len(results), 'all differ by one length')
-    return statistics.bootstrap(
+    found = statistics.bootstrap(
         results, clusters=clusters, draws=draws, seed=seed, level=level,
         statistic=lambda weights: _sigmoid(fit(results, differences / spread, weights)[:, 0]))
+    _, times = np.unique(results, return_counts=True)
+    if len(results) - times.max() < statistics.FEW:
+        return Interval(found.value, math.nan, math.nan, found.n,
+                        f'fewer than {statistics.FEW} outcomes differ from the others')
+    return found
 
 
 def fit(results, x, weights):

@@ -31,7 +31,7 @@ _MOST_ROWS = 60  # of a table of a plot
 def sections(workdir):
     """Sections of the report of an evaluation; () if the directory holds none."""
     results = read_json(pathlib.Path(workdir) / 'results.json', {})
-    if 'metrics' not in results:
+    if 'metrics' not in results or 'kind' in results:  # of a comparison, see report/compare.py
         return ()
     metrics = results['metrics']
     tiles = [page.tile(name, tick_label(metrics[key]['value']), '', _range(metrics[key]))

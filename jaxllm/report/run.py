@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from jaxllm.report import cleaning, evaluation, files, page, reward, sections
+from jaxllm.report import cleaning, compare, evaluation, files, page, reward, rl, sections
 from jaxllm.report.page import Section
 
 
@@ -25,7 +25,8 @@ def write_report(workdir, extra=()):
     own = [Section('Do answers end?', sections.stops(stops))] if stops else []
     cleaned = files.read_json(pathlib.Path(workdir) / 'data' / 'cleaning.json', {})
     own += [Section('What the filters removed', cleaning.removed(cleaned))] if cleaned else []
-    more = *evaluation.sections(workdir), *reward.sections(workdir), *own, *extra
+    more = (*evaluation.sections(workdir), *reward.sections(workdir), *rl.sections(workdir),
+            *compare.sections(workdir), *own, *extra)
     text = render(files.read_run(workdir), more)
     # Someone may be looking at the old one: replace it at once.
     partial = path.with_suffix('.html.tmp')

@@ -1,0 +1,153 @@
+"""What a comparison of models found, as the sections of a page and as text."""
+
+import json
+import pathlib
+
+from jaxllm.report import figures, page
+from jaxllm.report.files import read_json
+from jaxllm.report.page import Section
+
+_SHOWN = 12  # prompts whose answers stand side by side
+_SAFETY = {'refuses_unsafe': 'refuses what is harmful', 'refuses_benign': 'refuses the harmless',
+           'abstains_unanswerable': 'says it does not know, rightly',
+           'abstains_answerable': 'says it does not know, though it was told'}
+
+
+def sections(workdir):
+    """Sections of the report of a comparison; () if the directory holds none."""
+    workdir = pathlib.Path(workdir)
+    results = read_json(workdir / 'results.json', {})
+    if 'kind' not in results or results['kind'] != 'comparison':
+        return ()
+    return (Section('Win rates', _about(results) + _charts(results) + page.table(judged(results))),
+            Section('How they answer', page.table(measured(results)) + _words(results)),
+            Section('At equal KL', _equal(results)),
+            Section('Refusing and not knowing', _table(safety(results))),
+            Section('Answers side by side', _side_by_side(results, workdir / 'samples')))
+
+
+def text(results):
+    """results.txt: the same tables."""
+    parts = [f'{len(results["rows"])} models, {results["prompts"]:,} prompts; reference: '
+             f'{results["reference"]}']
+    tables = {'': judged(results), 'answers': measured(results),
+              'at equal KL': equal_kl(results), 'refusing and not knowing': safety(results)}
+    return '\n'.join([*parts, *(f'\n{name}\n{_aligned(rows)}' for name, rows in tables.items()
+                                if rows)]) + '\n'
+
+
+def _aligned(rows):
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[page.label(key) for key in columns],
+             *([page.show(row.get(key)) for key in columns] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    return '\n'.join('  '.join(cell.ljust(width) for cell, width in
+                               zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def _range(interval, digits=3):
+    """'0.61 [0.52, 0.70]'."""
+    if interval is None or interval['value'] is None:
+        return None
+    if interval['low'] is None:
+        return f'{interval["value"]:.{digits}f}'
+    return (f'{interval["value"]:.{digits}f} [{interval["low"]:.{digits}f}, '
+            f'{interval["high"]:.{digits}f}]')
+
+
+def judged(results):
+    """Rows of judge, model, mean score, win rates."""
+    return [{'judge': judge, 'model': row['artefact'], 'mean_score': _range(found['mean']),
+             'win_rate': _range(found.get('win_rate')),
+             'at_equal_length': _range(found.get('length_controlled'))}
+            for judge in results['rows'][0]['judges'] for row in results['rows']
+            if (found := row['judges'][judge])]
+
+
+def measured(results):
+    """Rows of what the answers are like."""
+    return [{'model': row['artefact'], 'tokens': row['length'], 'characters': row['characters'],
+             'finished': row['finished'], 'repetition': row['repetition'],
+             'KL_in_nats': _kl(row),
+             'sampled': f'temperature {row["temperature"]:g}' + (
+                 f', best of {row["best_of"]} by {row["picked_by"]}' if row['best_of'] > 1 else '')}
+            for row in results['rows']]
+
+
+def _kl(row):
+    if row['kl_bound'] is not None:
+        return f'at most {row["kl_bound"]:.3f} (upper bound)'
+    return _range(row['kl'])
+
+
+def equal_kl(results):
+    """Rows of each method at the KL nearest to the target."""
+    if not results['equal_kl']:
+        return []
+    return [{'method': row['method'], 'model': row['artefact'],
+             'KL_in_nats': f'{"at most " if row["is_bound"] else ""}{row["at_kl"]:.3f}',
+             **{f'win rate, {judge}': _range(found['win_rate'])
+                for judge, found in row['judges'].items()}} for row in results['equal_kl']['rows']]
+
+
+def safety(results):
+    """Rows of refusals and abstentions; [] without a world."""
+    return [{'model': row['artefact'], **{_SAFETY[name]: _range(found) for name, found in
+                                          row['safety'].items()}}
+            for row in results['rows'] if row['safety']]
+
+
+def _about(results):
+    return (f'<p>{results["prompts"]:,} prompts, answered once by each model and judged by each '
+            f'judge. A win rate is the share of prompts on which a model\'s answer has the higher '
+            f'score than that of <b>{page.escape(results["reference"])}</b>, ties counting half; '
+            'intervals of 95% by resampling prompts. At equal length: the win rate that a logistic '
+            'regression on the difference of lengths expects where it is 0.</p>')
+
+
+def _charts(results):
+    nan = float('nan')
+    point = lambda name, x: figures.Point(name, x['value'], nan if x['low'] is None else x['low'],
+                                          nan if x['high'] is None else x['high'], x['n'])
+    drawn = ''
+    for judge in results['rows'][0]['judges']:
+        series = [figures.Series(label, tuple(
+            point(row['artefact'], row['judges'][judge][key]) for row in results['rows']
+            if key in row['judges'][judge] and row['judges'][judge][key]['value'] is not None),
+            colour, joined=False) for colour, (key, label) in enumerate(
+                (('win_rate', 'win rate'), ('length_controlled', 'at equal length')))]
+        drawn += figures.points(f'Win rate, judged by {judge}', 'share of prompts', series,
+                                y_range=(0, 1), reference=(0.5, results['reference']))
+    return f'<div class="charts">{drawn}</div>' if drawn else ''
+
+
+def _words(results):
+    if not any(row['kl_bound'] is not None for row in results['rows']):
+        return ''
+    return ('<p class="quiet">The KL of a best of n is not measured: log n - (n - 1) / n bounds it '
+            'from above, and a model that repeats itself is well below.</p>')
+
+
+def _equal(results):
+    if not results['equal_kl']:
+        return ''
+    return ('<p>Of each method the model whose KL is nearest to '
+            f'{results["equal_kl"]["target"]:.3f} nats; what it is stands beside it.</p>'
+            + page.table(equal_kl(results)))
+
+
+def _table(rows):
+    return page.table(rows) if rows else ''
+
+
+def _side_by_side(results, folder):
+    names = [row['artefact'] for row in results['rows']]
+    if not all((folder / f'{name}.jsonl').exists() for name in names):
+        return ''
+    answers = {name: [json.loads(line) for line in (folder / f'{name}.jsonl').read_text(
+        encoding='utf-8').splitlines()] for name in names}
+    count = len(answers[names[0]])
+    shown = [i * count // min(_SHOWN, count) for i in range(min(_SHOWN, count))]
+    return page.table([{'prompt': answers[names[0]][i]['prompt'],
+                        **{f'{name}: answer': answers[name][i]['response'] for name in names}}
+                       for i in shown])

@@ -1,0 +1,269 @@
+"""Comparison of trained models on the same prompts: judges, win rates, KL, lengths, refusals."""
+
+import contextlib
+import dataclasses
+import json
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxllm.config import check_keys, section, to_json, write_atomic
+from jaxllm.data import prompts as readers
+from jaxllm.data.dialogues import DialogueSpec
+from jaxllm.data.rejects import Rejects
+from jaxllm.errors import InputError
+from jaxllm.evals import comparison
+from jaxllm.report import compare as pages
+from jaxllm.report.run import write_report
+from jaxllm.rl import best_of_n, rewards, rollout
+from jaxllm.sharding import make_mesh
+from jaxllm.stages import artifact, corpus, lineage, reward_model, rl_rewards
+from jaxllm.stages import base as bases
+from jaxllm.stages import compare_samples as samples
+from jaxllm.train.progress import stage as say
+
+OUTPUTS = 'results.json', 'samples', 'report.html'
+_SECTIONS = ('stage', 'seed', 'artefacts', 'reference', 'data', 'sampling', 'rewards', 'eval',
+             'statistics')
+WORLD = 'world'  # the hidden judge
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    prompts: object          # {name: DialogueSpec}
+    max_prompts: int         # evenly from all; 0 = all
+    max_prompt_tokens: int   # rendered for the reference; longer prompts are rejected and counted
+    max_reject_share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    draws: int        # of the bootstrap
+    equal_kl: float   # nats at which methods are compared; 0 = the most that all of them reach
+
+    def __post_init__(self):
+        if self.draws < 1 or self.equal_kl < 0:
+            raise InputError(f'statistics: got {self}; expected draws >= 1 and equal_kl >= 0')
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A config, checked and opened. entries, opened: by name; specs: of rewards."""
+    entries: dict
+    opened: dict
+    data: DataConfig
+    sources: list
+    sampling: Any
+    statistics: Statistics
+    specs: dict
+    learned: dict
+    judge: Any
+
+
+def prepare(config):
+    """Checks all that needs no data. Returns the Setup."""
+    check_keys(config, (*_SECTIONS, 'world') if 'world' in config else _SECTIONS)
+    names = sorted(config.artefacts, key=lambda name: name != config.reference)  # it comes first
+    entries = {name: section(samples.Entry, config.artefacts[name], f'artefacts.{name}')
+               for name in names}
+    if config.reference not in entries:
+        raise InputError(f'config.reference={config.reference!r} is none of config.artefacts '
+                         f'({", ".join(entries) or "which is empty"})')
+    if entries[config.reference].best_of > 1:
+        raise InputError(f'the reference {config.reference!r} is a best of several, which has no '
+                         'log-probs; compare with a model as it is')
+    specs = {name: section(rewards.RewardSpec, spec, f'rewards.{name}')
+             for name, spec in config.rewards.items()}
+    _check(config, entries, specs)
+    opened = {}
+    for name, entry in entries.items():
+        artifact.check_checkpoint(entry.checkpoint)
+        if not entry.path:
+            raise InputError(f'config.artefacts.{name}.path is empty; give a run or a model file, '
+                             f'e.g. --config.artefacts.{name}.path=runs/{name}')
+        opened[name] = bases.open_base(entry.path, entry.checkpoint, f'config.artefacts.{name}')
+    _template(opened, config.reference)
+    learned = {name: reward_model.open_reward(spec.run) for name, spec in specs.items()
+               if spec.kind == 'model'}
+    return Setup(entries, opened, section(DataConfig, config.data, 'data'), _sources(config),
+                 section(samples.SamplingSettings, config.sampling, 'sampling'),
+                 section(Statistics, config.statistics, 'statistics'), specs, learned,
+                 rl_rewards.make_judge(config))
+
+
+def _check(config, entries, specs):
+    if not specs and not config.eval.judge:
+        raise InputError("no judge: give config.eval.judge='world' in a world, or a reward in "
+                         'config.rewards')
+    if WORLD in specs:
+        raise InputError(f'config.rewards.{WORLD}: this name is the hidden judge\'s; use another')
+    for name, entry in entries.items():
+        if not all(c.isalnum() or c in '-_.' for c in name) or name.startswith('.'):
+            raise InputError(f'config.artefacts has {name!r}, which names a file of samples; use '
+                             'letters, digits, - and _')
+        if entry.reward and entry.reward not in specs:
+            raise InputError(f'config.artefacts.{name}.reward={entry.reward!r} is none of '
+                             f'config.rewards ({", ".join(specs) or "which is empty"})')
+
+
+def _sources(config):
+    if not config.data.prompts:
+        raise InputError('config.data.prompts is empty; add a source with a path')
+    world = corpus.check_world(config.data.prompts, config)
+    return [section(DialogueSpec, {**spec.to_dict(), **corpus.own(name, spec, world)},
+                    f'data.prompts.{name}') for name, spec in config.data.prompts.items()]
+
+
+def _template(opened, reference):
+    """(tokenizer, template) that prompts are read with: the reference's, or the first chat model's."""
+    for base in (opened[reference], *opened.values()):
+        if template := base.template():
+            return base.tokenizer(), template
+    raise InputError('none of config.artefacts has a chat template; one at least must have learned '
+                     'to answer, e.g. a run of experiments/sft.py')
+
+
+def describe(config):
+    """What a comparison would do, as text (`--dry_run`)."""
+    setup = prepare(config)
+    judges = [*([WORLD] if setup.judge else []), *setup.specs]
+    return '\n'.join([to_json(config), f'judges            {", ".join(judges)}', *(
+        f'{name:<17} {base.path}, step {base.step:,}' for name, base in setup.opened.items())])
+
+
+def run(config, workdir):
+    """Samples every model, asks every judge, writes samples/, results.json and the report."""
+    setup = prepare(config)
+    prompts = _read(setup, config.reference, workdir)
+    writer = jax.process_index() == 0
+    if writer:
+        lineage.write_lineage(workdir, config, roles={
+            **{f'artefact/{name}': base.role for name, base in setup.opened.items()},
+            **{f'reward/{name}': model.base.role for name, model in setup.learned.items()}})
+    with contextlib.ExitStack() as stack:
+        judges = _judges(setup, stack, workdir)
+        rows = {name: _sampled(setup, name, prompts, judges, config.seed, workdir)
+                for name in setup.entries}
+        kls = _kls(setup, config.reference, prompts, rows)
+        found = {name: _answers(setup, config.reference, name, part, prompts, judges, kls[name])
+                 for name, part in rows.items()}
+    if not writer:
+        return
+    results = _results(setup, config, prompts, found)
+    write_atomic(workdir / 'results.txt', pages.text(results))
+    write_atomic(workdir / 'results.json',
+                 json.dumps(results, indent=1, ensure_ascii=False) + '\n')
+    print(pages.text(results), end='')
+    say(f'report: {write_report(workdir)}')
+
+
+def _read(setup, reference, workdir):
+    tokenizer, template = _template(setup.opened, reference)
+    found = {}
+    for spec in setup.sources:
+        rejects = Rejects(workdir / f'rejects-{spec.name}.jsonl'
+                          if jax.process_index() == 0 else '')
+        own, _ = readers.read_prompts(spec, template, tokenizer, setup.data.max_prompt_tokens,
+                                      rejects)
+        rejects.check(setup.data.max_reject_share)
+        for prompt in own:
+            prompt = dataclasses.replace(prompt, id=f'{spec.name}/{prompt.id}')
+            found.setdefault(prompt.ids, prompt)
+    found, most = list(found.values()), setup.data.max_prompts
+    return found if not most or len(found) <= most else [
+        found[i * len(found) // most] for i in range(most)]
+
+
+def _judges(setup, stack, workdir):
+    """{name: judge(Answered records) -> float [N]} of rewards; `stack` ends their processes."""
+    mesh = make_mesh()
+    functions = {name: spec for name, spec in setup.specs.items() if spec.kind == 'function'}
+    opened = rewards.open_rewards(functions, workdir / 'rewards') if functions else {}
+    stack.callback(rewards.close_rewards, opened)
+
+    def learned(model):
+        params = model.load(mesh)
+
+        def judge(records):
+            ids = [model.encode(list(record.prompt), record.response) for record in records]
+            return model.normalise(reward_model.score(
+                params, model.model, ids, mesh=mesh,
+                batch_size=min(setup.sampling.score_batch_size, len(ids))))
+        return judge
+    opened |= {name: learned(model) for name, model in setup.learned.items()}
+    return {name: lambda records, name=name: rewards.score_all(
+        {name: opened[name]}, records)[name] for name in setup.specs}
+
+
+def _sampled(setup, name, prompts, judges, seed, workdir):
+    entry = setup.entries[name]
+    return samples.answers(name, entry, setup.opened[name],
+                           lambda: artifact.load_base(setup.opened[name]), prompts, setup.sampling,
+                           judges[entry.reward] if entry.reward else None, seed,
+                           workdir / 'samples')
+
+
+def _kls(setup, reference, prompts, rows):
+    """{name: log pi - log reference of each answer [N], or None where prompts are other tokens}."""
+    base, ref = setup.opened[reference], setup.entries[reference]
+    reads = lambda base: (base.tokenizer().fingerprint,
+                          base.template() and base.template().fingerprint)
+    comparable = [name for name, entry in setup.entries.items()
+                  if name != reference and entry.best_of == 1 and entry.temperature > 0
+                  and ref.temperature > 0 and reads(setup.opened[name]) == reads(base)]
+    found = dict.fromkeys(rows)
+    if not comparable:
+        return found
+    model = artifact.load_base(base)
+    ids = [samples.prompt_ids(model.template, model.conversation, model.tokenizer, prompt)
+           for prompt in prompts]
+    for name in comparable:
+        theirs = samples.sequence_logprobs(model, ids, rows[name], ref.temperature, setup.sampling)
+        found[name] = np.array([row['logprob'] for row in rows[name]]) - theirs
+    return found
+
+
+def _answers(setup, reference, name, rows, prompts, judges, kl):
+    texts, tokens = [row['response'] for row in rows], [row['tokens'] for row in rows]
+    finished = np.array([row['finished'] for row in rows])
+    records = samples.answered(prompts, texts, tokens, finished)
+    scores = {WORLD: np.asarray(setup.judge(prompts, texts), float)} if setup.judge else {}
+    scores |= {judge: np.asarray(judges[judge](records), float) for judge in judges}
+    entry, bound = setup.entries[name], None
+    same = (setup.opened[name].role, entry.temperature) == (
+        setup.opened[reference].role, setup.entries[reference].temperature)
+    if entry.best_of > 1 and same:  # of the reference's own answers; else it bounds nothing
+        bound = float(best_of_n.kl_bound(entry.best_of))
+    return comparison.Answers(texts, tokens, finished, scores, kl, bound)
+
+
+def _results(setup, config, prompts, found):
+    ids, fields = [p.id for p in prompts], [p.fields for p in prompts]
+    options = dict(draws=setup.statistics.draws, seed=config.seed)
+    rows = []
+    for name, answers in found.items():
+        entry, base = setup.entries[name], setup.opened[name]
+        rows.append({
+            'artefact': name, 'method': entry.method or name, 'path': str(base.path),
+            'step': base.step, 'temperature': entry.temperature, 'best_of': entry.best_of,
+            'picked_by': entry.reward,
+            **comparison.measured(answers, ids, rollout.repetition, **options),
+            'judges': comparison.judged(answers, found[config.reference], ids, **options),
+            'safety': comparison.safety(answers.texts, fields)})
+    others = [row for row in rows if row['artefact'] != config.reference]
+    target = setup.statistics.equal_kl or comparison.shared_kl(others)
+    equal = None if target is None else {
+        'target': max(target, 0.0),
+        'rows': [{key: row[key] for key in ('method', 'artefact', 'at_kl', 'is_bound', 'judges')}
+                 for row in comparison.at_equal_kl(others, max(target, 0.0))]}
+    return {'kind': 'comparison', 'reference': config.reference, 'prompts': len(prompts),
+            'rows': rows, 'equal_kl': equal, 'metrics': _metrics(rows)}
+
+
+def _metrics(rows):
+    """{name: interval} as of an evaluation, which a sweep puts side by side."""
+    return {f'{row["artefact"]}/{judge}/{name}': {**interval, 'unit': unit}
+            for row in rows for judge, found in row['judges'].items()
+            for name, unit in (('mean', 'score'), ('win_rate', 'share of prompts'))
+            if (interval := found.get(name))}
