@@ -44,11 +44,11 @@ def _charts(drawn):
     return f'<div class="charts">{drawn}</div>' if drawn else ''
 
 
-def _both(key, train, evals, title, unit, marks=()):
+def _both(key, train, evals, title, unit):
     """A value over rollouts, and on held-out prompts."""
     return plots.chart(title, unit, [
         Line('rollouts', files.series(train, f'rollout/{key}'), 0, dots=True),
-        Line('held out', files.series(evals, f'val/{key}'), 1, dots=True)], marks=marks)
+        Line('held out', files.series(evals, f'val/{key}'), 1, dots=True)])
 
 
 def _rewards(train, evals, names):
@@ -83,21 +83,21 @@ def over_kl(evals):
     points.sort(key=lambda point: point[0])
     best = max((point for point in points if _finite(point[1], 'val/gold')),
                key=lambda point: point[1]['val/gold'], default=None)
-    marks, text = (), ''
+    text, marked = '', lambda key: ()
     if best:
-        marks = best[0],
         last = max((record for _, record in points), key=lambda record: record['step'])
+        marked = lambda key: (Line('where gold is greatest', ((best[0], best[1][key]),), 3),)
         text = (f'<p>The hidden judge is most content at step {best[1]["step"]:,}: '
                 f'{best[1]["val/gold"]:.3f} at {best[1]["val/kl"]:.2f} nats; the last evaluation '
                 f'has {last["val/gold"]:.3f} at {last["val/kl"]:.2f} nats. Where the reward goes on '
-                'rising to the right of the mark, it is exploited.</p>'
+                'rising to the right of that dot, it is exploited.</p>'
                 if _finite(last, 'val/gold') else '')
-    drawn = [plots.chart(title, unit, [Line('held out', tuple(
-        (x, record[key]) for x, record in points if _finite(record, key)), colour, dots=True)],
-        x_label='√KL, nats', marks=marks, marks_label='greatest gold')
-        for key, title, unit, colour in (
-            ('val/reward', 'Proxy: the reward that is trained on', 'mean score', 1),
-            ('val/gold', 'Gold: the hidden judge', 'mean score', 2))]
+    drawn = [plots.chart(title, 'mean score', [Line('held out', tuple(
+        (x, record[key]) for x, record in points if _finite(record, key)), colour, dots=True),
+        *(marked(key))], x_label='√KL, nats')
+        for key, title, colour in (
+            ('val/reward', 'Proxy: the reward that is trained on', 1),
+            ('val/gold', 'Gold: the hidden judge', 2))]
     return text + _charts(drawn)
 
 
