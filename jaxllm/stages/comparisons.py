@@ -36,9 +36,13 @@ class Compared:
     rows: list
     folder: Any
 
+    def comparisons(self, name, part):
+        """The Comparisons of a source, in the order of `train[name]` or `held_out[name]`."""
+        return read.load_comparisons(self.folder / f'{name}.{part}.jsonl')
+
     def texts(self, name):
         """The held-out Comparisons of a source, in the order of `held_out[name]`."""
-        return read.load_comparisons(self.folder / f'{name}.held_out.jsonl')
+        return self.comparisons(name, 'held_out')
 
 
 def sources(config):
@@ -98,7 +102,7 @@ def _build(config, specs, tokenizer, template, folder, target, about):
             encoded[part], _ = read.encode_all(found, spec, template, tokenizer,
                                                config.data.seq_len, Rejects())
             encoded[part].save(target / f'{spec.name}.{part}.npz', about[spec.name])
-        read.write_comparisons(target / f'{spec.name}.held_out.jsonl', held)
+            read.write_comparisons(target / f'{spec.name}.{part}.jsonl', found)
         if not encoded['train'] or not encoded['held_out']:
             raise InputError(f'source {spec.name!r} has {len(encoded["train"])} comparisons to '
                              f'learn from and {len(held)} held out; expected some of both. Use '

@@ -1,0 +1,96 @@
+"""What the direct preference losses share: their contract, and log-probs of both answers of a pair.
+
+A loss is a module with
+
+    Settings          frozen dataclass, the leaves of config.objective
+    method(settings)  -> Method
+
+and a config names it by its path. A batch has P pairs, the better answer first, in arrays with a
+second axis of 2 (3 for a method with `mismatched`):
+    tokens [P, 2, L], lengths, starts [P, 2]   prompt and answer; the prompt's last token
+    completions, mask [P, 2, T]                the answer's tokens, its end included
+    ref_logprobs [P, 2]                        sum of log-probs of the answer under the reference
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.objectives import policy
+from jaxllm.objectives.base import LossSums, Term
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A loss on pairs.
+
+    losses: losses(pairs, batch) -> [P] float32. needs_reference: it reads `ref_logprobs`.
+    mismatched: each pair has a third row, its prompt with the answer to another one.
+    prepare: prepare(pairs, batch) -> {name: array}, constants of the global batch, added to it.
+    """
+    losses: Callable
+    needs_reference: bool = True
+    mismatched: bool = False
+    prepare: Callable | None = None
+
+
+class Pairs(NamedTuple):
+    """Per answer, [P, rows]: the sum of log-probs, the number of tokens, and log(pi / ref) summed
+    (0 without a reference)."""
+    logprobs: jax.Array
+    tokens: jax.Array
+    ratios: jax.Array
+
+    @property
+    def mean_logprobs(self):
+        return self.logprobs / self.tokens
+
+
+def read_pairs(params, model, batch, chunk_size=512):
+    """The Pairs of a batch under `params`: one forward pass over all answers."""
+    rows = {name: batch[name].reshape(-1, *batch[name].shape[2:]) for name in (
+        'tokens', 'lengths', 'starts', 'completions', 'mask')}
+    logprobs_BT, _ = policy.completion_logprobs(params, model, {
+        'tokens_BL': rows['tokens'], 'lengths_B': rows['lengths'], 'starts_B': rows['starts'],
+        'completions_BT': rows['completions']}, temperature=1.0, chunk_size=chunk_size)
+    shape = batch['lengths'].shape
+    sums = policy.sequence_sum(logprobs_BT, rows['mask']).reshape(shape)
+    tokens = jnp.maximum(batch['mask'].sum(axis=-1), 1.0)
+    ratios = sums - batch['ref_logprobs'] if 'ref_logprobs' in batch else jnp.zeros_like(sums)
+    return Pairs(sums, tokens, ratios)
+
+
+def make_objective(method, model, assemble, chunk_size=512):
+    """The objective of `base` for a Method; assemble(trainable, frozen) -> parameters."""
+    def objective(trainable, frozen, batch, rng):
+        del rng
+        both = {name: x[:, :2] if x.ndim > 1 else x for name, x in batch.items()}
+        pairs = read_pairs(assemble(trainable, frozen), model, both, chunk_size)
+        losses_P = method.losses(pairs, batch)
+        weights_P = batch['pair_weights']
+        count = weights_P.sum()
+        mean = lambda x_P: (jnp.sum(weights_P * x_P), count)
+        score = pairs.ratios if method.needs_reference else pairs.mean_logprobs
+        margin_P = score[:, 0] - score[:, 1]
+        metrics = {'accuracy': mean((margin_P > 0).astype(jnp.float32)), 'margin': mean(margin_P),
+                   'chosen_logprob': mean(pairs.logprobs[:, 0]),
+                   'rejected_logprob': mean(pairs.logprobs[:, 1]),
+                   'chosen_nll': (-jnp.sum(weights_P * pairs.logprobs[:, 0]),
+                                  jnp.sum(weights_P * pairs.tokens[:, 0]))}
+        return LossSums({'preference': Term(jnp.sum(weights_P * losses_P), count)},
+                        jax.lax.stop_gradient(metrics))
+    return objective
+
+
+def make_prepare(method, model, assemble, chunk_size=512):
+    """prepare(trainable, frozen, batch) for the train step, or None."""
+    if method.prepare is None:
+        return None
+
+    def prepare(trainable, frozen, batch):
+        pairs = read_pairs(assemble(trainable, frozen), model, batch, chunk_size)
+        return batch | method.prepare(pairs, batch)
+    return prepare
