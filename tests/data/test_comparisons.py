@@ -112,7 +112,7 @@ def test_no_prompt_is_on_both_sides():
 def sets(seed=0):
     rng = np.random.default_rng(seed)
     make = lambda count, size: encode([compare(i, size, 'ab' * rng.integers(1, 30))
-                                       for i in range(count)])[0]
+                                       for i in range(count)], seq_len=400)[0]
     return [('pairs', make(41, 2), 3.0), ('rankings', make(13, 4), 1.0)]
 
 
