@@ -1,4 +1,4 @@
-"""One step of Adam, opened: gradients, moments, parameters before and after, and the same by hand."""
+"""One step of Adam, opened: gradients, moments, parameters before and after; and by hand."""
 
 import dataclasses
 import functools
