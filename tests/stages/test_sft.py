@@ -153,7 +153,7 @@ def test_killed_runs_end_as_whole_ones(options, tmp_path, parent, data, shared_c
     cache = dict(JAXLLM_CACHE=str(shared_cache))
     runs.run(argv(whole, parent, data, **settings), **cache)
     command = argv(workdir, parent, data, **settings)
-    for target, how in ((4, signal.SIGKILL), (11, signal.SIGKILL), (17, signal.SIGTERM)):
+    for target, how in ((7, signal.SIGKILL), (17, signal.SIGTERM)):
         process = runs.start(command, **cache)
         assert runs.wait_for(lambda at=target: runs.last_step(workdir) >= at, process)
         process.send_signal(how)
