@@ -90,7 +90,6 @@ def _build(config, specs, tokenizer, template, folder, target, about):
         rejects[spec.name] = Rejects(folder / f'rejects-{spec.name}.jsonl')
         kept[spec.name] = _read(config, spec, tokenizer, template, rejects[spec.name],
                                 counts[spec.name])
-        rejects[spec.name].check(config.data.max_reject_share)
     learned = {read.group_of(c) for parts in kept.values() for c in parts['train']}
     rows = []
     for spec in specs:
@@ -126,9 +125,11 @@ def _read(config, spec, tokenizer, template, rejects, counts):
         other = dataclasses.replace(spec, split=spec.validation_split, validation_split='')
         train, held = encode(read.read_rated(spec, rejects)), encode(
             read.read_rated(other, rejects))
+        rejects.check(config.data.max_reject_share)
     else:
-        train, held = read.hold_out(encode(read.read_rated(spec, rejects)),
-                                    config.data.holdout_share)
+        every = encode(read.read_rated(spec, rejects))
+        rejects.check(config.data.max_reject_share)
+        train, held = read.hold_out(every, config.data.holdout_share)
     ordered = [c for c in train if len(set(c.ranks)) > 1]
     counts['all responses tie'] = len(train) - len(ordered)
     return {'train': ordered, 'held_out': held}
