@@ -1,12 +1,14 @@
 """Pairs of a better and a worse answer as arrays, from comparisons; batches pure in the step."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 
 import numpy as np
 
 from jaxllm.data import chat, comparisons
+from jaxllm.data.comparison_batches import WINDOW, row_length
 from jaxllm.data.loader import component_seed, local_rows
 from jaxllm.errors import InputError
 
@@ -48,51 +50,92 @@ class PairSet:
         """T: tokens of the longest answer."""
         return int((self.lengths - self.starts).max()) - 1
 
-    def rows(self, wanted, mismatched=False):
+    @functools.cached_property
+    def partners(self):
+        """int [N]: the next pair with another prompt, whose better answer does not belong to it.
+
+        Raises:
+            InputError: there is no other prompt.
+        """
+        prompts = [tokens[0, :starts[0] + 1].tobytes()
+                   for tokens, starts in zip(self.tokens, self.starts, strict=True)]
+        if len(set(prompts)) < 2:
+            raise InputError(f'{len(self)} pairs of one prompt; this loss compares prompts with '
+                             'the answers to others, so give at least two different prompts')
+        found = np.zeros(len(self), np.int64)
+        following = next(i for i, prompt in enumerate(prompts) if prompt != prompts[-1])
+        for i in reversed(range(len(self))):
+            if i + 1 < len(self) and prompts[i + 1] != prompts[i]:
+                following = i + 1
+            found[i] = following
+        return found
+
+    def longest(self, mismatched=False):
+        """int [N]: tokens of the longest row of each pair."""
+        longest_N = self.lengths.max(axis=1)
+        if not mismatched:
+            return longest_N
+        return np.maximum(longest_N, self._third(np.arange(len(self)))[1])
+
+    def rows(self, wanted, mismatched=False, length=0):
         """The arrays of `objectives.preference` for pairs `wanted`, without reference log-probs.
 
-        With `mismatched` a third row: the prompt of a pair with the better answer of the next one.
+        Args:
+            mismatched: a third row, the prompt of a pair with the better answer of its partner.
+            length: L of the rows, at least the longest of them; 0 = of the whole set.
         """
         tokens, lengths, starts = (x[wanted] for x in (self.tokens, self.lengths, self.starts))
         if mismatched:
-            third = [self._mismatch(int(i)) for i in wanted]
-            tokens, lengths, starts = (np.concatenate([x, np.stack(y)[:, None]], axis=1)
-                                       for x, y in zip((tokens, lengths, starts),
-                                                       zip(*third, strict=True), strict=True))
-        T = self.room
+            row, size = self._third(wanted)
+            tokens = np.concatenate([tokens, row[:, None]], axis=1)
+            lengths = np.concatenate([lengths, size[:, None]], axis=1)
+            starts = np.concatenate([starts, starts[:, :1]], axis=1)
+        tokens = tokens[..., :length or None]
+        T = min(self.room, tokens.shape[-1])
         index = np.minimum(starts[..., None] + 1 + np.arange(T), tokens.shape[-1] - 1)
         mask = starts[..., None] + 1 + np.arange(T) < lengths[..., None]
         return {'tokens': tokens, 'lengths': lengths, 'starts': starts,
                 'completions': np.take_along_axis(tokens, index, axis=-1),
                 'mask': mask.astype(np.float32)}
 
-    def _mismatch(self, i):
-        j = (i + 1) % len(self)
-        prompt = self.tokens[i, 0, :self.starts[i, 0] + 1]
-        answer = self.tokens[j, 0, self.starts[j, 0] + 1:self.lengths[j, 0]]
-        row = np.full(self.tokens.shape[-1], self.pad_id, np.int32)
-        both = np.concatenate([prompt, answer])[:len(row)]
-        row[:len(both)] = both
-        return row, np.int32(len(both)), self.starts[i, 0]
+    def _third(self, wanted):
+        """(tokens [P, L], lengths [P]) of prompts with the answers to others, cut where L ends."""
+        others = self.partners[wanted]
+        tokens = np.full((len(wanted), self.tokens.shape[-1]), self.pad_id, np.int32)
+        lengths = np.zeros(len(wanted), np.int32)
+        for row, (i, j) in enumerate(zip(wanted, others, strict=True)):
+            both = np.concatenate([
+                self.tokens[i, 0, :self.starts[i, 0] + 1],
+                self.tokens[j, 0, self.starts[j, 0] + 1:self.lengths[j, 0]]])[:tokens.shape[1]]
+            tokens[row, :len(both)], lengths[row] = both, len(both)
+        return tokens, lengths
 
 
 def encode_pairs(found, template, tokenizer, which, counts):
     """The PairSet of Comparisons that `comparisons.encode_all` has accepted.
 
     Answers that are the same tokens are left out and counted under 'same tokens'.
+
+    Raises:
+        InputError: the template's prompt is not how a conversation with its answer begins, so that
+            another text would be asked than was learned.
     """
     stops, rows = chat.stop_ids(template, tokenizer), []
     for comparison in found:
-        start = len(chat.render(template, list(comparison.prompt), tokenizer,
-                                add_generation_prompt=True, train=False).ids) - 1
+        prompt = chat.render(template, list(comparison.prompt), tokenizer,
+                             add_generation_prompt=True, train=False).ids
         ids = [comparisons.answer_ids(
             template, [*comparison.prompt, {'role': 'assistant', 'content': text}], tokenizer,
             stops) for text in comparison.responses]
+        if any(row[:len(prompt)] != prompt for row in ids):
+            raise InputError(f'chat template {template.name}: the prompt of {comparison.id!r} is '
+                             'not how the conversation with its answer begins; use a template '
+                             'whose add_generation_prompt ends where the answer starts')
         for better, worse in pairs_of(comparison, which):
             if ids[better] == ids[worse]:
                 counts['same tokens'] += 1
             else:
-                rows.append((start, ids[better], ids[worse]))
+                rows.append((len(prompt) - 1, ids[better], ids[worse]))
     L = max((len(ids) for _, *both in rows for ids in both), default=1)
     tokens = np.full((len(rows), 2, L), tokenizer.pad_id, np.int32)
     for row, (_, *both) in enumerate(rows):
@@ -104,7 +147,11 @@ def encode_pairs(found, template, tokenizer, which, counts):
 
 
 class PairBatches:
-    """Batches of pairs by step, in another order in every epoch; see `loader.PackedData`.
+    """Batches of pairs by step, each pair at most once an epoch, in another order every time.
+
+    The pairs of a batch are of about one length and its rows only as long, so that little of it is
+    padding: within windows of several batches they are sorted by length. What is left of an epoch
+    beyond whole batches is left out, other pairs in every epoch.
 
     columns: {name: [N, ...]} beside the pairs' own arrays, such as ref_logprobs.
     """
@@ -119,19 +166,20 @@ class PairBatches:
         self._pairs, self._columns, self._batch_size = pairs, columns, batch_size
         self._seed, self._mismatched = component_seed('pairs', seed), mismatched
         self._local = np.array(local_rows(batch_size, process_index, process_count))
-        self._orders = {}
-        digest = f'{pairs.fingerprint}/{batch_size}/{seed}/{mismatched}'
+        self._longest = pairs.longest(mismatched)
+        self._epoch = functools.lru_cache(2)(self._epoch_of)
+        digest = f'{pairs.fingerprint}/{batch_size}/{seed}/{mismatched}/{WINDOW}'
         self.fingerprint = hashlib.sha256(digest.encode()).hexdigest()[:32]
 
     def __call__(self, i, state=None):
         """This process's rows of the batch of step i."""
-        epochs, places = np.divmod(int(i) * self._batch_size + self._local, len(self._pairs))
-        wanted = np.array([self._order(int(e))[p] for e, p in zip(epochs, places, strict=True)])
-        return self.batch(wanted)
+        epoch, place = divmod(int(i), len(self._pairs) // self._batch_size)
+        wanted = self._epoch(epoch)[place]
+        return self.batch(wanted[self._local], row_length(self._longest[wanted].max()))
 
-    def batch(self, wanted):
-        """The arrays of some pairs."""
-        return self._pairs.rows(wanted, self._mismatched) | {
+    def batch(self, wanted, length=0):
+        """The arrays of some pairs, in rows of `length` tokens, 0 = as the longest of the set."""
+        return self._pairs.rows(wanted, self._mismatched, length) | {
             name: x[wanted] for name, x in self._columns.items()} | {
             'pair_weights': np.ones(len(wanted), np.float32)}
 
@@ -139,9 +187,16 @@ class PairBatches:
         """Yields self(start), self(start + 1), ..."""
         return (self(i) for i in itertools.count(start))
 
-    def _order(self, epoch):
-        if epoch not in self._orders:
-            rng = np.random.default_rng([self._seed, epoch])
-            self._orders = {epoch: rng.permutation(len(self._pairs)),
-                            **{e: x for e, x in self._orders.items() if e == epoch - 1}}
-        return self._orders[epoch]
+    @property
+    def tokens_per_step(self):
+        """Of both answers with their prompts, on average, without padding."""
+        return round(self._batch_size * self._pairs.lengths.sum() / len(self._pairs))
+
+    def _epoch_of(self, epoch):
+        """Indices of the pairs of every batch of an epoch, [batches, B]."""
+        rng, count = np.random.default_rng([self._seed, epoch]), len(self._pairs)
+        order = rng.permutation(count)[:count // self._batch_size * self._batch_size]
+        size = WINDOW * self._batch_size
+        windows = [order[first:first + size] for first in range(0, len(order), size)]
+        ordered = np.concatenate([w[np.argsort(self._longest[w], kind='stable')] for w in windows])
+        return rng.permutation(ordered.reshape(-1, self._batch_size))

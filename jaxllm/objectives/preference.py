@@ -63,25 +63,38 @@ def read_pairs(params, model, batch, chunk_size=512):
     return Pairs(sums, tokens, ratios)
 
 
+def loss_sums(method, pairs, batch):
+    """LossSums of Pairs; `batch` has pair_weights and whatever the method prepared.
+
+    Metrics beside the loss, all means over pairs but the last: pair_accuracy, how often the better
+    answer has the greater score (log(pi / ref) summed, or the mean log-prob without a reference; a
+    tie is half right), margin, chosen_score and rejected_score; likelier, how often the better
+    answer has the greater log-prob; chosen_logprob and rejected_logprob, sums over an answer;
+    chosen_nll, nats per token.
+    """
+    weights_P = batch['pair_weights']
+    count = weights_P.sum()
+    mean = lambda x_P: (jnp.sum(weights_P * x_P), count)
+    first = lambda x: (jnp.sign(x[:, 0] - x[:, 1]) + 1) / 2
+    score = pairs.ratios if method.needs_reference else pairs.mean_logprobs
+    logprobs = pairs.logprobs
+    metrics = {'pair_accuracy': mean(first(score)), 'likelier': mean(first(logprobs)),
+               'margin': mean(score[:, 0] - score[:, 1]),
+               'chosen_score': mean(score[:, 0]), 'rejected_score': mean(score[:, 1]),
+               'chosen_logprob': mean(logprobs[:, 0]), 'rejected_logprob': mean(logprobs[:, 1]),
+               'chosen_nll': (-jnp.sum(weights_P * logprobs[:, 0]),
+                              jnp.sum(weights_P * pairs.tokens[:, 0]))}
+    return LossSums({'preference': Term(mean(method.losses(pairs, batch))[0], count)},
+                    jax.lax.stop_gradient(metrics))
+
+
 def make_objective(method, model, assemble, chunk_size=512):
     """The objective of `base` for a Method; assemble(trainable, frozen) -> parameters."""
     def objective(trainable, frozen, batch, rng):
         del rng
         both = {name: x[:, :2] if x.ndim > 1 else x for name, x in batch.items()}
         pairs = read_pairs(assemble(trainable, frozen), model, both, chunk_size)
-        losses_P = method.losses(pairs, batch)
-        weights_P = batch['pair_weights']
-        count = weights_P.sum()
-        mean = lambda x_P: (jnp.sum(weights_P * x_P), count)
-        score = pairs.ratios if method.needs_reference else pairs.mean_logprobs
-        margin_P = score[:, 0] - score[:, 1]
-        metrics = {'accuracy': mean((margin_P > 0).astype(jnp.float32)), 'margin': mean(margin_P),
-                   'chosen_logprob': mean(pairs.logprobs[:, 0]),
-                   'rejected_logprob': mean(pairs.logprobs[:, 1]),
-                   'chosen_nll': (-jnp.sum(weights_P * pairs.logprobs[:, 0]),
-                                  jnp.sum(weights_P * pairs.tokens[:, 0]))}
-        return LossSums({'preference': Term(jnp.sum(weights_P * losses_P), count)},
-                        jax.lax.stop_gradient(metrics))
+        return loss_sums(method, pairs, batch)
     return objective
 
 
@@ -94,3 +107,10 @@ def make_prepare(method, model, assemble, chunk_size=512):
         pairs = read_pairs(assemble(trainable, frozen), model, batch, chunk_size)
         return batch | method.prepare(pairs, batch)
     return prepare
+
+
+def whole_set(method, pairs, batch):
+    """LossSums of a whole set of Pairs at once, its statistics those of all of it: however the set
+    was cut into batches to get the log-probs, the result is the same."""
+    prepared = method.prepare(pairs, batch) if method.prepare else {}
+    return loss_sums(method, Pairs(*(x[:, :2] for x in pairs)), batch | prepared)

@@ -1,7 +1,7 @@
-"""Direct preference training: an SFT run and pairs of answers -> an aligned model, without rollouts.
+"""Direct preference training: an SFT run and pairs of answers -> an aligned model, no rollouts.
 
-The loss is a module of `jaxllm.objectives` (DPO, IPO, KTO, ORPO, SimPO), named by config.method. The
-reference is the policy as it starts; its log-probs are computed once and kept in the run.
+The loss is a module of `jaxllm.objectives` (DPO, IPO, KTO, ORPO, SimPO), named by config.method.
+The reference is the policy as it starts; its log-probs are computed once and kept in the run.
 """
 
 import collections
@@ -20,10 +20,10 @@ from jaxllm.data.pairs import WHICH, PairBatches, encode_pairs
 from jaxllm.errors import InputError
 from jaxllm.models import lora, transformer
 from jaxllm.objectives import preference
-from jaxllm.rl.rollout import InChunks
-from jaxllm.sharding import ShardingConfig, batch_shardings, make_mesh
+from jaxllm.sharding import ShardingConfig, make_mesh
 from jaxllm.stages import base as bases
 from jaxllm.stages import comparisons, corpus, dialogues, hooks, lineage, plan
+from jaxllm.stages import preference_scores as scores
 from jaxllm.stages.reward_hooks import EvalConfig
 from jaxllm.stages.sft import ComputeConfig, computed_model
 from jaxllm.stages.training import Trainer
@@ -36,7 +36,6 @@ OUTPUTS = 'checkpoints', 'tokenizer', bases.MODEL_FILE
 
 _SECTIONS = ('stage', 'seed', 'init_from', 'method', 'objective', 'data', 'lora', 'compute',
              'optim', 'train', 'eval', 'sample', 'sharding', 'checkpoint', 'metrics')
-_REFERENCE = 'ref_logprobs'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +90,10 @@ def prepare(config):
         raise InputError(f'lora.base={adapter.base} stores frozen weights, and lora.rank=0 trains '
                          'all of them; use lora.base=float32, or a rank')
     method = method_of(config)
-    comparisons.sources(config)
+    if any(spec.weight != 1 for spec in comparisons.sources(config)):
+        raise InputError('config.data.comparisons: a weight other than 1, and pairs of all sources '
+                         'are shuffled together, each once an epoch; use max_records to take less '
+                         'of a source')
     if method.mismatched and config.train.batch_size < 2:
         raise InputError(f'train.batch_size={config.train.batch_size}: {config.method} compares '
                          'the answers of different prompts in a batch; use at least 2')
@@ -138,7 +140,7 @@ def describe(config):
              'completions': ints(P, sides, L), 'mask': floats(P, sides, L),
              'pair_weights': floats(P)}
     if setup.method.needs_reference:
-        batch[_REFERENCE] = floats(P, sides)
+        batch[scores.REFERENCE] = floats(P, sides)
     return plan.describe(config, setup.trainer, batch)
 
 
@@ -153,15 +155,15 @@ def run(config, workdir):
     sets, rows = _pairs(config, setup, workdir / 'data')
     with jax.set_mesh(trainer.mesh):
         frozen, start = _weights(config, setup)
-        batches = {}
-        for part, pairs in sets.items():
-            columns = _reference(setup, frozen, pairs, part, workdir / 'data', train.batch_size)
-            batches[part] = PairBatches(
-                pairs, columns, batch_size=train.batch_size if part == 'train' else 1,
-                seed=config.seed, mismatched=setup.method.mismatched,
-                process_index=jax.process_index() if part == 'train' else 0,
-                process_count=jax.process_count() if part == 'train' else 1)
-        source = batches['train']
+        scorer = scores.Scorer(setup, train.batch_size)
+        columns = {part: scores.reference(setup, scorer, frozen, start, pairs, part,
+                                          workdir / 'data') for part, pairs in sets.items()}
+        source = PairBatches(
+            sets['train'], columns['train'], batch_size=train.batch_size, seed=config.seed,
+            mismatched=setup.method.mismatched, process_index=jax.process_index(),
+            process_count=jax.process_count())
+        evaluate = scores.make_evaluate(setup, scorer, sets['held_out'], columns['held_out'],
+                                        frozen, config.eval.max_comparisons)
         sample = hooks.make_sample(
             setup.model, setup.tokenizer, config.sample.prompts,
             section(decode.SamplingConfig, config.sample.sampling, 'sample.sampling'),
@@ -170,14 +172,18 @@ def run(config, workdir):
             assemble=lambda params: setup.assemble(params, frozen))
         if writer:
             _record(config, workdir, setup, source, rows)
-        length = sets['train'].tokens.shape[-1]
         trainer.fit(
-            workdir, source,
-            Hooks(_make_evaluate(setup, batches['held_out'], len(sets['held_out']), frozen,
-                                 config), sample),
-            params=start, frozen=frozen, data_fingerprint=source.fingerprint,
-            tokens_per_step=2 * train.batch_size * length,
-            flops_per_token=flops.train_flops_per_token(setup.model, length))
+            workdir, source, Hooks(evaluate, sample), params=start, frozen=frozen,
+            data_fingerprint=source.fingerprint, tokens_per_step=source.tokens_per_step,
+            flops_per_token=_flops_per_token(setup, sets['train']))
+
+
+def _flops_per_token(setup, pairs):
+    length = int(pairs.lengths.mean())
+    if setup.lora is None:
+        return flops.train_flops_per_token(setup.model, length)
+    return flops.adapter_train_flops_per_token(setup.model, setup.trainer.state_shape.trainable,
+                                               length)
 
 
 def _pairs(config, setup, folder):
@@ -198,69 +204,14 @@ def _pairs(config, setup, folder):
 def _weights(config, setup):
     """(constants, start) of a run: start() gives the first trainable parameters."""
     trainer = setup.trainer
-    plain = bases.load_plain(setup.base, trainer.mesh)
     if setup.lora is None:
-        return {}, lambda: trainer.place(lambda x: jax.tree.map(lambda leaf: leaf + 0, x), plain)
-    stored = lora.prepare_base(plain, setup.lora)
+        return {}, lambda: bases.load_plain(setup.base, trainer.mesh)
+    stored = lora.prepare_base(bases.load_plain(setup.base, trainer.mesh), setup.lora)
     frozen = {'base': jax.device_put(stored, jax.tree.map(lambda x: x.sharding,
                                                           trainer.frozen['base']))}
     key = rng.key(config.seed, rng.INIT)
     return frozen, lambda: trainer.place(lambda base: lora.init_adapter(key, base, setup.lora),
                                          frozen['base'])
-
-
-def _reference(setup, frozen, pairs, part, folder, rows):
-    """{'ref_logprobs': [N, 2 or 3]} of the model as it starts, from `folder` where they are."""
-    if not setup.method.needs_reference:
-        return {}
-    about = f'{pairs.fingerprint}/{setup.base.fingerprint}/{setup.base.step}/' \
-            f'{setup.template.fingerprint}/{setup.method.mismatched}'
-    file = folder / f'reference-{part}.npz'
-    if file.exists():
-        with np.load(file, allow_pickle=False) as stored:
-            if str(stored['about']) == about:
-                return {_REFERENCE: stored[_REFERENCE]}
-    say(f'log-probs of the reference for {len(pairs)} pairs ({part}) ...')
-    params = frozen['base'] if setup.lora else bases.load_plain(setup.base, setup.trainer.mesh)
-    run = InChunks(lambda params, batch: preference.read_pairs(params, setup.model, batch).logprobs,
-                   rows, setup.trainer.mesh)
-    found = np.concatenate([
-        run(params, batch=pairs.rows(np.arange(first, min(first + rows, len(pairs))),
-                                     setup.method.mismatched))
-        for first in range(0, len(pairs), rows)])
-    if jax.process_index() == 0:
-        partial = file.with_name(f'{file.stem}.partial.npz')
-        np.savez(partial, about=np.array(about), **{_REFERENCE: found})
-        partial.replace(file)
-    return {_REFERENCE: found}
-
-
-def _make_evaluate(setup, batches, count, frozen, config):
-    """evaluate(state) -> {'val/loss', 'val/accuracy', ...} over held-out pairs, each once."""
-    most = min(config.eval.max_comparisons or count, count)
-    wanted = np.arange(most) * count // most
-    rows = config.train.batch_size
-
-    def one(params, frozen, batch):
-        prepare = preference.make_prepare(setup.method, setup.model, setup.assemble)
-        batch = prepare(params, frozen, batch) if prepare else batch
-        sums = setup.objective(params, frozen, batch, jax.random.key(0))
-        return sums.terms['preference'][:2], sums.metrics
-
-    run = jax.jit(one)
-    place = lambda batch: jax.device_put(batch, batch_shardings(batch, setup.trainer.mesh))
-
-    def evaluate(state):
-        totals = []
-        for first in range(0, most, rows):
-            part = wanted[first:first + rows]
-            batch = batches.batch(np.resize(part, rows))
-            batch['pair_weights'][len(part):] = 0.0
-            totals.append(jax.device_get(run(hooks.weights(state), frozen, place(batch))))
-        (loss, weight), metrics = jax.tree.map(lambda *xs: sum(map(float, xs)), *totals)
-        return {'val/loss': loss / weight} | {
-            f'val/{name}': total / max(of, 1e-9) for name, (total, of) in metrics.items()}
-    return evaluate
 
 
 def _record(config, workdir, setup, source, rows):
@@ -271,5 +222,5 @@ def _record(config, workdir, setup, source, rows):
                           template=setup.template.fingerprint, data=source.fingerprint,
                           num_params=whole, num_trained=setup.trainer.num_params,
                           roles={'init_from': setup.base.role, 'ref': setup.base.role}, **world)
-    say(f'{setup.trainer.num_params:,} of {whole:,} parameters are trained, on {rows[0]["pairs"]:,} '
-        f'pairs; {rows[1]["pairs"]:,} are held out')
+    say(f'{setup.trainer.num_params:,} of {whole:,} parameters are trained, on '
+        f'{rows[0]["pairs"]:,} pairs; {rows[1]["pairs"]:,} are held out')
