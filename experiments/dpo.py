@@ -1,7 +1,8 @@
 """Align an instruct model directly on pairs of answers: DPO, IPO, KTO, ORPO or SimPO.
 
     jaxllm run --config=experiments/dpo.py --config.init_from=runs/w_sft --workdir=runs/w_dpo
-    jaxllm run --config=experiments/dpo.py:loss=kto --config.init_from=runs/w_sft --workdir=runs/w_kto
+    jaxllm run --config=experiments/dpo.py:loss=kto --config.init_from=runs/w_sft \\
+        --workdir=runs/w_kto
     jaxllm run --config=experiments/dpo.py:data=my.jsonl,lora --config.init_from=smollm2.gguf \\
         --workdir=runs/mine
     jaxllm run --config=experiments/dpo.py:smoke --workdir=/tmp/dpo
@@ -22,9 +23,9 @@ _HERE = pathlib.Path(__file__).parent
 
 
 def get_config(arg=''):
-    """`loss` is one of dpo, ipo, kto, orpo, simpo; `data` is a file of your own comparisons in place
-    of the world's pairs, all judged by an expert; `lora` trains an adapter; `smoke` makes a base and
-    an SFT run first, in seconds."""
+    """`loss` is one of dpo, ipo, kto, orpo, simpo; `data` is a file of your own comparisons in
+    place of the world's pairs, all judged by an expert; `lora` trains an adapter; `smoke` makes a
+    base and an SFT run first, in seconds."""
     arg = parse_arg(arg, smoke=False, loss='dpo', world='nano', data='', lora=False)
     if arg.loss not in OBJECTIVES:
         raise InputError(f'loss={arg.loss!r} is unknown; use one of {", ".join(OBJECTIVES)}')
