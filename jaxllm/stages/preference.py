@@ -152,7 +152,7 @@ def run(config, workdir):
     if writer:
         chat.save_template(workdir / 'tokenizer', setup.template)
         write_atomic(workdir / bases.MODEL_FILE, json.dumps(setup.base.model, indent=1))
-    sets, rows = _pairs(config, setup, workdir / 'data')
+    sets, about = _pairs(config, setup, workdir / 'data')
     with jax.set_mesh(trainer.mesh):
         frozen, start = _weights(config, setup)
         scorer = scores.Scorer(setup, train.batch_size)
@@ -171,7 +171,7 @@ def run(config, workdir):
             stop_ids=chat.stop_ids(setup.template, setup.tokenizer),
             assemble=lambda params: setup.assemble(params, frozen))
         if writer:
-            _record(config, workdir, setup, source, rows)
+            _record(config, workdir, setup, source, about)
         trainer.fit(
             workdir, source, Hooks(evaluate, sample), params=start, frozen=frozen,
             data_fingerprint=source.fingerprint, tokens_per_step=source.tokens_per_step,
@@ -187,7 +187,7 @@ def _flops_per_token(setup, pairs):
 
 
 def _pairs(config, setup, folder):
-    """({'train', 'held_out'}: PairSet, rows about them)."""
+    """({'train', 'held_out'}: PairSet, {'sources': a row of each, 'pairs': counts})."""
     compared = comparisons.make(config, setup.tokenizer, setup.template, folder)
     counts, sets = collections.Counter(), {}
     for part in comparisons.PARTS:
@@ -196,9 +196,8 @@ def _pairs(config, setup, folder):
         if not len(sets[part]):
             raise InputError(f'no pair is left in {part}: all tie or are the same tokens; give '
                              'other comparisons')
-    rows = [{'part': part, 'pairs': len(pairs), 'longest': pairs.tokens.shape[-1]}
-            for part, pairs in sets.items()]
-    return sets, [*rows, dict(counts)]
+    return sets, {'sources': compared.rows, 'pairs': {
+        'learned from': len(sets['train']), 'held out': len(sets['held_out']), **counts}}
 
 
 def _weights(config, setup):
@@ -214,13 +213,14 @@ def _weights(config, setup):
                                          frozen['base'])
 
 
-def _record(config, workdir, setup, source, rows):
+def _record(config, workdir, setup, source, about):
     world = {'world': world_spec(config.world).fingerprint} if 'world' in config else {}
     whole = transformer.num_params(bases.params_like(setup.model, setup.trainer.mesh))
-    write_atomic(workdir / 'data' / 'pairs.json', json.dumps(rows, indent=1))
+    write_atomic(workdir / 'data' / 'summary.json', json.dumps(about['sources'], indent=1))
+    write_atomic(workdir / 'data' / 'pairs.json', json.dumps(about['pairs'], indent=1))
     lineage.write_lineage(workdir, config, tokenizer=setup.tokenizer.fingerprint,
                           template=setup.template.fingerprint, data=source.fingerprint,
                           num_params=whole, num_trained=setup.trainer.num_params,
                           roles={'init_from': setup.base.role, 'ref': setup.base.role}, **world)
     say(f'{setup.trainer.num_params:,} of {whole:,} parameters are trained, on '
-        f'{rows[0]["pairs"]:,} pairs; {rows[1]["pairs"]:,} are held out')
+        f'{about["pairs"]["learned from"]:,} pairs; {about["pairs"]["held out"]:,} are held out')

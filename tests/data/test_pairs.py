@@ -74,3 +74,28 @@ def test_every_pair_comes_once_an_epoch_in_another_order():
 def test_too_few_pairs():
     with pytest.raises(InputError, match='fewer than train.batch_size=8'):
         pairs.PairBatches(made(), {}, batch_size=8, seed=0)
+
+
+def test_mismatches_are_of_another_prompt():
+    """Also where several pairs of one prompt follow each other, and at the end."""
+    found = [comparison('one', 'abc', (1, 2, 3)), comparison('two', ('yes', 'no'), (1, 2))]
+    several = pairs.encode_pairs(found, TEMPLATE, TOKENS, 'all', collections.Counter())
+    assert several.partners.tolist() == [3, 3, 3, 0]
+    alone = pairs.encode_pairs(found[:1], TEMPLATE, TOKENS, 'all', collections.Counter())
+    with pytest.raises(InputError, match='one prompt'):
+        alone.longest(mismatched=True)
+
+
+def test_rows_are_as_long_as_the_batch_needs():
+    found = [comparison(f'q{i}', ('x' * (1 + 60 * (i % 2)), 'y'), (1, 2)) for i in range(64)]
+    whole = pairs.encode_pairs(found, TEMPLATE, TOKENS, 'all', collections.Counter())
+    source = pairs.PairBatches(whole, {'number': np.arange(64)}, batch_size=4, seed=0)
+    for batch in map(source, range(16)):
+        L = batch['tokens'].shape[-1]
+        assert L / 2 < batch['lengths'].max() <= L
+        full = source.batch(batch['number'])
+        count = int(batch['mask'].sum())
+        assert count == full['mask'].sum() and (batch['lengths'] == full['lengths']).all()
+        np.testing.assert_array_equal(
+            batch['completions'][batch['mask'] > 0], full['completions'][full['mask'] > 0])
+    assert len({source(i)['tokens'].shape for i in range(16)}) == 2
