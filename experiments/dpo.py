@@ -18,15 +18,18 @@ from jaxllm.config import load_file, parse_arg
 from jaxllm.errors import InputError
 from jaxllm.stages.preference_config import OBJECTIVES, preference_config
 from jaxllm.stages.reward_config import comparison_source
+from jaxllm.stages.sft_config import dialogue_source
 
 _HERE = pathlib.Path(__file__).parent
 
 
 def get_config(arg=''):
     """`loss` is one of dpo, ipo, kto, orpo, simpo; `data` is a file of your own comparisons in
-    place of the world's pairs, all judged by an expert; `lora` trains an adapter; `smoke` makes a
-    base and an SFT run first, in seconds."""
-    arg = parse_arg(arg, smoke=False, loss='dpo', world='nano', data='', lora=False)
+    place of the world's pairs, all judged by an expert; `labelled` is a file of single answers
+    that are good or bad, for kto; `lora` trains an adapter; `smoke` makes a base and an SFT run
+    first, in seconds."""
+    arg = parse_arg(arg, smoke=False, loss='dpo', world='nano', data='', labelled='',
+                    lora=False)
     if arg.loss not in OBJECTIVES:
         raise InputError(f'loss={arg.loss!r} is unknown; use one of {", ".join(OBJECTIVES)}')
     config = preference_config(arg.loss)
@@ -35,6 +38,8 @@ def get_config(arg=''):
         config.optim.lr = 1e-3
     if arg.data:
         config.data.comparisons = dict(mine=comparison_source(path=arg.data))
+    elif arg.labelled:
+        config.data.labelled = dict(mine=dialogue_source(path=arg.labelled))
     else:
         config.data.comparisons = dict(pairs=comparison_source(
             path='world:pairs', rater='expert', criterion='overall', validation_split='validation',

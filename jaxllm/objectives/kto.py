@@ -41,4 +41,4 @@ def method(settings):
         good_P = jax.nn.sigmoid(settings.beta * (z_P - pairs.ratios[:, 0]))
         bad_P = jax.nn.sigmoid(settings.beta * (pairs.ratios[:, 1] - z_P))
         return settings.good_weight * good_P + settings.bad_weight * bad_P
-    return Method(losses, mismatched=True, prepare=prepare)
+    return Method(losses, mismatched=True, prepare=prepare, unpaired=True)

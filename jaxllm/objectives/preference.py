@@ -23,6 +23,9 @@ from jaxllm.objectives import policy
 from jaxllm.objectives.base import LossSums, Term
 
 
+_TIE = 1e-3  # nats: sums of many log-probs in float32 are no closer
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A loss on pairs.
@@ -30,11 +33,13 @@ class Method:
     losses: losses(pairs, batch) -> [P] float32. needs_reference: it reads `ref_logprobs`.
     mismatched: each pair has a third row, its prompt with the answer to another one.
     prepare: prepare(pairs, batch) -> {name: array}, constants of the global batch, added to it.
+    unpaired: it looks at each answer by itself, so that the two of a pair may have two prompts.
     """
     losses: Callable
     needs_reference: bool = True
     mismatched: bool = False
     prepare: Callable | None = None
+    unpaired: bool = False
 
 
 class Pairs(NamedTuple):
@@ -75,7 +80,8 @@ def loss_sums(method, pairs, batch):
     weights_P = batch['pair_weights']
     count = weights_P.sum()
     mean = lambda x_P: (jnp.sum(weights_P * x_P), count)
-    first = lambda x: (jnp.sign(x[:, 0] - x[:, 1]) + 1) / 2
+    first = lambda x: jnp.where(jnp.abs(x[:, 0] - x[:, 1]) < _TIE, 0.5,
+                                (x[:, 0] > x[:, 1]).astype(jnp.float32))
     score = pairs.ratios if method.needs_reference else pairs.mean_logprobs
     logprobs = pairs.logprobs
     metrics = {'pair_accuracy': mean(first(score)), 'likelier': mean(first(logprobs)),

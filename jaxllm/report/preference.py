@@ -10,8 +10,8 @@ from jaxllm.report.plots import Line, chart
 _ABOUT = (
     'Held-out pairs, before and after. The score of an answer is log(policy / reference) summed '
     'over its tokens, or its mean log-prob where the loss has no reference; a tie is half right. '
-    'The log-prob of the better answers often falls, too, while the margin grows: the losses look at '
-    'differences alone, and what both answers lose goes to others.')
+    'The log-prob of the better answers often falls, too, while the margin grows: the losses look '
+    'at differences alone, and what both answers lose goes to others.')
 _ROWS = (('pair_accuracy', 'the better answer has the greater score'),
          ('likelier', 'the better answer has the greater log-prob'),
          ('margin', 'score of the better less that of the worse'),

@@ -4,7 +4,6 @@ The loss is a module of `jaxllm.objectives` (DPO, IPO, KTO, ORPO, SimPO), named 
 The reference is the policy as it starts; its log-probs are computed once and kept in the run.
 """
 
-import collections
 import dataclasses
 import importlib
 import json
@@ -16,13 +15,14 @@ import numpy as np
 from jaxllm import decode, rng
 from jaxllm.config import check_keys, section, write_atomic
 from jaxllm.data import chat
-from jaxllm.data.pairs import WHICH, PairBatches, encode_pairs
+from jaxllm.data.pairs import WHICH, PairBatches
 from jaxllm.errors import InputError
 from jaxllm.models import lora, transformer
 from jaxllm.objectives import preference
 from jaxllm.sharding import ShardingConfig, make_mesh
 from jaxllm.stages import base as bases
 from jaxllm.stages import comparisons, corpus, dialogues, hooks, lineage, plan
+from jaxllm.stages import preference_data
 from jaxllm.stages import preference_scores as scores
 from jaxllm.stages.reward_hooks import EvalConfig
 from jaxllm.stages.sft import ComputeConfig, computed_model
@@ -40,10 +40,14 @@ _SECTIONS = ('stage', 'seed', 'init_from', 'method', 'objective', 'data', 'lora'
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(comparisons.DataConfig):
-    pairs: str    # 'best_worst' of each comparison, or 'all' that are ordered
+    pairs: str        # 'best_worst' of each comparison, or 'all' that are ordered
+    labelled: object  # {name: DialogueSpec} of good and bad answers, in place of comparisons
 
     def __post_init__(self):
         super().__post_init__()
+        if self.labelled and self.comparisons:
+            raise InputError('data.comparisons and data.labelled are both given; use one of them, '
+                             'or write both answers of each comparison as labelled records')
         if self.pairs not in WHICH:
             raise InputError(f'data.pairs={self.pairs!r} is unknown; use one of '
                              f'{", ".join(WHICH)}')
@@ -90,10 +94,15 @@ def prepare(config):
         raise InputError(f'lora.base={adapter.base} stores frozen weights, and lora.rank=0 trains '
                          'all of them; use lora.base=float32, or a rank')
     method = method_of(config)
-    if any(spec.weight != 1 for spec in comparisons.sources(config)):
-        raise InputError('config.data.comparisons: a weight other than 1, and pairs of all sources '
-                         'are shuffled together, each once an epoch; use max_records to take less '
-                         'of a source')
+    if data.labelled and not method.unpaired:
+        raise InputError(f'config.data.labelled has answers to different prompts, and '
+                         f'{config.method} compares two to one prompt; use '
+                         'jaxllm.objectives.kto, or give comparisons')
+    specs = preference_data.labelled(config) if data.labelled else comparisons.sources(config)
+    if any(spec.weight != 1 for spec in specs):
+        raise InputError('config.data: a source with a weight other than 1, and pairs of all '
+                         'sources are shuffled together, each once an epoch; use max_records to '
+                         'take less of a source')
     if method.mismatched and config.train.batch_size < 2:
         raise InputError(f'train.batch_size={config.train.batch_size}: {config.method} compares '
                          'the answers of different prompts in a batch; use at least 2')
@@ -152,7 +161,7 @@ def run(config, workdir):
     if writer:
         chat.save_template(workdir / 'tokenizer', setup.template)
         write_atomic(workdir / bases.MODEL_FILE, json.dumps(setup.base.model, indent=1))
-    sets, about = _pairs(config, setup, workdir / 'data')
+    sets, about = preference_data.make(config, setup, workdir / 'data')
     with jax.set_mesh(trainer.mesh):
         frozen, start = _weights(config, setup)
         scorer = scores.Scorer(setup, train.batch_size)
@@ -184,20 +193,6 @@ def _flops_per_token(setup, pairs):
         return flops.train_flops_per_token(setup.model, length)
     return flops.adapter_train_flops_per_token(setup.model, setup.trainer.state_shape.trainable,
                                                length)
-
-
-def _pairs(config, setup, folder):
-    """({'train', 'held_out'}: PairSet, {'sources': a row of each, 'pairs': counts})."""
-    compared = comparisons.make(config, setup.tokenizer, setup.template, folder)
-    counts, sets = collections.Counter(), {}
-    for part in comparisons.PARTS:
-        found = [c for row in compared.rows for c in compared.comparisons(row['source'], part)]
-        sets[part] = encode_pairs(found, setup.template, setup.tokenizer, config.data.pairs, counts)
-        if not len(sets[part]):
-            raise InputError(f'no pair is left in {part}: all tie or are the same tokens; give '
-                             'other comparisons')
-    return sets, {'sources': compared.rows, 'pairs': {
-        'learned from': len(sets['train']), 'held out': len(sets['held_out']), **counts}}
 
 
 def _weights(config, setup):

@@ -24,7 +24,8 @@ def preference_config(method):
     config.method = f'jaxllm.objectives.{method}'
     config.objective = ml_collections.ConfigDict(OBJECTIVES[method])
     config.data = ml_collections.ConfigDict(dict(
-        comparisons={}, seq_len=512, holdout_share=0.1, max_reject_share=0.05, pairs='best_worst'))
+        comparisons={}, seq_len=512, holdout_share=0.1, max_reject_share=0.05, pairs='best_worst',
+        labelled={}))
     config.lora, config.compute, config.optim = sft.lora, sft.compute, sft.optim
     config.optim.update(lr=1e-4, schedule='linear', warmup_steps=10, decay_share=1.0)
     config.train = sft.train

@@ -116,6 +116,7 @@ def test_at_the_reference_dpo_is_log_two(params):
     term = sums.terms['preference']
     assert float(term.sum / term.weight) == pytest.approx(math.log(2), rel=1e-6)
     assert float(sums.metrics['margin'][0]) == 0
+    assert float(sums.metrics['pair_accuracy'][0]) == P / 2  # all tie
 
 
 def test_sums_of_log_probs_against_whole_logits(params):

@@ -99,6 +99,29 @@ def test_every_method_runs_and_its_loss_falls(method, tmp_path, parent, data):
         assert evals[0]['val/loss'] == pytest.approx(1.0, rel=1e-5)
 
 
+def write_labelled(path, count=60):
+    path.write_text(lines(*(dict(prompt=f'number {i} please', label=i % 3 > 0,
+                                 completion='good thing' if i % 3 else 'bad stuff')
+                            for i in range(count))))
+    return path
+
+
+def test_single_answers_that_are_good_or_bad(tmp_path, parent, capsys):
+    """KTO needs no comparisons; losses on pairs do."""
+    workdir, file = tmp_path / 'run', write_labelled(tmp_path / 'labelled.jsonl')
+    command = argv(workdir, parent, '', arg='loss=kto', train__num_steps=12, train__eval_every=12)
+    command[1] = command[1].replace('data=,', f'labelled={file},')
+    assert runs.run_here(command) == 0
+    evals = runs.records(workdir, 'eval')
+    assert evals[0]['val/loss'] == pytest.approx(1.0, rel=1e-5)
+    assert evals[-1]['val/loss'] < 0.95
+    assert evals[-1]['val/chosen_score'] > evals[-1]['val/rejected_score']
+    counts = json.loads((workdir / 'data' / 'pairs.json').read_text())
+    assert counts['good answers'] == 40 and counts['bad answers'] == 20
+    refused(capsys, [part.replace('loss=kto', 'loss=dpo').replace('/run', '/other')
+                     for part in command], 'data.labelled', 'jaxllm.objectives.kto')
+
+
 def test_the_reference_of_an_adapter(tmp_path, parent, data):
     """Of a fresh one the base without it, of a trained one that adapter: a margin of 0 at step 0,
     also on a base in four bits; and the parents are as they were."""

@@ -19,7 +19,8 @@ N, L = 13, 28
 
 @pytest.fixture(scope='module', autouse=True)
 def mesh():
-    with jax.set_mesh(make_mesh()) as mesh:
+    mesh = make_mesh()
+    with jax.set_mesh(mesh):
         yield mesh
 
 
