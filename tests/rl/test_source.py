@@ -46,7 +46,8 @@ def test_processes_hold_parts_of_one_batch(tmp_path):
 
 def test_what_was_sampled_is_kept(tmp_path):
     source = make_source(tmp_path, [])
-    source(0, None), source(6, None)
+    for step in (0, 6):
+        source(step, None)
     assert [one['reward'] for one in history(tmp_path / 'rollouts', 1)] == [0.5]
     lines = (tmp_path / 'rollouts' / '000001.jsonl').read_text(encoding='utf-8').splitlines()
     assert json.loads(lines[0])['rollout'] == 1 and json.loads(lines[1]) == {'text': 'é'}
