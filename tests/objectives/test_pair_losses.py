@@ -25,6 +25,7 @@ METHODS = {
     'simpo': simpo.method(simpo.Settings(2.5, 1.375)),
 }
 WHOLE = lambda trainable, frozen: trainable
+READ = jax.jit(preference.read_pairs, static_argnums=1)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -105,13 +106,13 @@ def test_log_odds_near_one_and_near_zero():
 
 def reference_batch(params, sides=2, seed=0):
     batch = make_batch(sides, seed)
-    sums = preference.read_pairs(params, CFG, {k: v for k, v in batch.items()
+    sums = READ(params, CFG, {k: v for k, v in batch.items()
                                                if k != 'ref_logprobs'}).logprobs
     return batch | {'ref_logprobs': np.array(sums)}
 
 
 def test_at_the_reference_dpo_is_log_two(params):
-    sums = preference.make_objective(METHODS['dpo'], CFG, WHOLE)(
+    sums = jax.jit(preference.make_objective(METHODS['dpo'], CFG, WHOLE))(
         params, {}, reference_batch(params), None)
     term = sums.terms['preference']
     assert float(term.sum / term.weight) == pytest.approx(math.log(2), rel=1e-6)
@@ -123,7 +124,7 @@ def test_sums_of_log_probs_against_whole_logits(params):
     batch = make_batch()
     logits = transformer.apply(params, CFG, batch['tokens'].reshape(-1, L))
     logprobs = np.asarray(jax.nn.log_softmax(logits)).reshape(P, 2, L, -1)
-    found = preference.read_pairs(params, CFG, batch)
+    found = READ(params, CFG, batch)
     for p, s in ((0, 0), (3, 1), (7, 0)):
         start, end = batch['starts'][p, s], batch['lengths'][p, s]
         want = sum(logprobs[p, s, i, batch['tokens'][p, s, i + 1]] for i in range(start, end - 1))
@@ -139,7 +140,7 @@ def test_padding_and_room_change_nothing(params):
     # What stands behind a row's length is anything.
     beyond = np.arange(L + 4) >= batch['lengths'][..., None]
     wide['tokens'] = np.where(beyond, 3, wide['tokens'])
-    objective = preference.make_objective(METHODS['dpo'], CFG, WHOLE)
+    objective = jax.jit(preference.make_objective(METHODS['dpo'], CFG, WHOLE))
     first, second = (objective(params, {}, x, None) for x in (batch, wide))
     np.testing.assert_allclose(first.terms['preference'].sum, second.terms['preference'].sum,
                                rtol=1e-5)
@@ -176,7 +177,7 @@ def test_the_zero_of_kto_has_no_gradient_and_is_never_negative(params):
     method = METHODS['kto']
     batch = reference_batch(params, 3)
     batch['ref_logprobs'][:, 2] += 5.0
-    prepare = preference.make_prepare(method, CFG, WHOLE)
+    prepare = jax.jit(preference.make_prepare(method, CFG, WHOLE))
     assert not np.any(np.asarray(prepare(params, {}, batch)['z']))
     batch['ref_logprobs'][:, 2] -= 8.0
     np.testing.assert_allclose(prepare(params, {}, batch)['z'], 3.0, rtol=1e-4)
