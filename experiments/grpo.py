@@ -7,8 +7,8 @@
         --workdir=runs/sums
     jaxllm run --config=experiments/grpo.py:smoke --workdir=/tmp/grpo
 
-The first two need the SFT run of a world, from experiments/sft.py. A file of your own has a `prompt`
-and an `answer` on each line; an answer that contains that number or text is rewarded.
+The first two need the SFT run of a world, from experiments/sft.py. A file of your own has a
+`prompt` and an `answer` on each line; to say that answer is rewarded.
 """
 
 import pathlib
@@ -25,9 +25,9 @@ _MODULES = {'dr_grpo': 'grpo', 'dapo': 'grpo'}
 
 
 def get_config(arg=''):
-    """`method` is one of grpo, dr_grpo, dapo, rloo, reinforce, online_dpo, rejection; `world` is the
-    scale of the world whose instructions are followed; `data` is a file of your own prompts with
-    answers instead; `lora` trains an adapter; `smoke` makes a base and an SFT run first, in
+    """`method` is one of grpo, dr_grpo, dapo, rloo, reinforce, online_dpo, rejection; `world` is
+    the scale of the world whose instructions are followed; `data` is a file of your own prompts
+    with answers instead; `lora` trains an adapter; `smoke` makes a base and an SFT run first, in
     seconds."""
     arg = parse_arg(arg, smoke=False, method='grpo', world='nano', data='', lora=False)
     if arg.method not in OBJECTIVES or arg.method == 'ppo':

@@ -2,8 +2,8 @@
 
     L = (d - 1 / (2 beta))^2,  d = s_w - s_l
 
-`per_token` takes the mean of log pi / ref over an answer's tokens for s, so that the target does not
-depend on length; False is the paper's sum.
+`per_token` takes the mean of log pi / ref over an answer's tokens for s, so that the target does
+not depend on length; False is the paper's sum.
 
 Ref: Azar et al. 2023 (arXiv 2310.12036), equation 17.
 """

@@ -5,7 +5,8 @@
 
 No gradient flows through z, an estimate of KL(pi || ref).
 
-Ref: Ethayarajh et al. 2024 (arXiv 2402.01306), equation 8. Both answers of a pair count, each by itself.
+Ref: Ethayarajh et al. 2024 (arXiv 2402.01306), equation 8. Both answers of a pair count,
+each by itself.
 """
 
 import dataclasses

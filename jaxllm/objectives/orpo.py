@@ -1,6 +1,7 @@
-"""Odds ratio preference optimisation: fine-tuning on the better answer and a contrast, no reference.
+"""Odds ratio preference optimisation: fine-tuning on the better answer, a contrast, no reference.
 
-    L = NLL_w - lam log sigmoid(logit(P_w) - logit(P_l)),  log P = mean log-prob of the answer's tokens
+    L = NLL_w - lam log sigmoid(logit(P_w) - logit(P_l))
+    log P = mean log-prob of the answer's tokens
 
 Ref: Hong et al. 2024 (arXiv 2403.07691), equations 6 and 7.
 """

@@ -92,6 +92,16 @@ def test_position_signals(params):
                                atol=1e-6)
 
 
+def kernels(params, cfg):
+    """One kernel of every layer, in the order of the layers."""
+    pick = lambda group, i: group[f'layer_{i}']['mlp']['up']['kernel']
+    kinds, stacked, tail = len(cfg.layer_pattern), params.get('layers'), params.get('tail', {})
+    found = []
+    if stacked:
+        found += [pick(stacked, i)[g] for g in range(len(pick(stacked, 0))) for i in range(kinds)]
+    return np.stack(found + [pick(tail, i) for i in range(len(tail))])
+
+
 @pytest.mark.parametrize('pattern', [('global',), ('local', 'global')])
 def test_hidden_states_of_each_depth(pattern):
     """The cut model ends where the whole one does, and each layer goes on from the one before."""
@@ -103,6 +113,10 @@ def test_hidden_states_of_each_depth(pattern):
     whole = jax.jit(lambda params: transformer.apply_hidden(params, cfg, tokens_BL))(params)
     np.testing.assert_allclose(hidden[3], whole, atol=1e-5)
     assert all(float(np.abs(x - y).max()) > 1e-2 for x, y in zip(hidden, hidden[1:]))
+    for count in (1, 2, 3):
+        cut, shorter = inside.first_layers(params, cfg, count)
+        assert shorter.num_layers == count
+        np.testing.assert_array_equal(kernels(cut, cfg), kernels(params, cfg)[:count])
     # Before the first layer nothing is mixed: a normed, scaled embedding.
     table_LD = params['embed']['tokens'][40:49]
     scale = (table_LD ** 2).mean(-1, keepdims=True) ** -0.5

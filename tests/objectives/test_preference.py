@@ -70,7 +70,7 @@ def test_losses_by_hand():
     right, wrong = -log_sigmoid(0.9), -log_sigmoid(-0.9)
     assert loss_of('dpo', pairs) == pytest.approx(right, rel=1e-6)
     assert loss_of('smoothed', pairs) == pytest.approx(0.8 * right + 0.2 * wrong, rel=1e-6)
-    assert loss_of('robust', pairs) == pytest.approx((0.8 * right - 0.2 * wrong) / 0.6, rel=1e-6)
+    assert loss_of('robust', pairs) == pytest.approx((0.8 * right - 0.2 * wrong) / 0.6, rel=1e-5)
     assert loss_of('ipo', pairs) == pytest.approx((1 + 1 / 3 - 1 / 0.6) ** 2, rel=1e-5)
     assert loss_of('kto', pairs, z=jnp.array([0.5])) == pytest.approx(
         (1 - 1 / (1 + math.exp(-0.45))) + 0.5 * (1 - 1 / (1 + math.exp(-0.45))), rel=1e-6)
@@ -107,7 +107,7 @@ def reference_batch(params, sides=2, seed=0):
     batch = make_batch(sides, seed)
     sums = preference.read_pairs(params, CFG, {k: v for k, v in batch.items()
                                                if k != 'ref_logprobs'}).logprobs
-    return batch | {'ref_logprobs': np.asarray(sums)}
+    return batch | {'ref_logprobs': np.array(sums)}
 
 
 def test_at_the_reference_dpo_is_log_two(params):
