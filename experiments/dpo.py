@@ -10,10 +10,10 @@
 The first two need the SFT run of a world, from experiments/sft.py. For single answers that are good
 or bad: :loss=kto,labelled=my.jsonl.
 
-On the base and SFT runs of seed 0, two shared cores: held-out pairs ordered rightly from 0.50 to 0.60,
-validation loss from 0.693 to 0.636 in 60 steps (--config.train.num_steps=60); the better answers have
--146.7 nats before and after, the worse ones 2.1 less. The hidden judge sees no difference from SFT
-then (win rate 0.50, 95% 0.46 to 0.55, 200 held-out prompts).
+On the base and SFT runs of seed 0 (--config.train.num_steps=60, four minutes on two busy cores): the
+validation loss falls from 0.693 to 0.636 and 0.60 of the held-out pairs are ordered
+rightly (0.50 before, by definition); the better answers keep their -146.7 nats, the worse ones lose
+2.1. The hidden judge sees no difference from SFT: win rate 0.50, 95% 0.46 to 0.55 (200 prompts).
 """
 
 import pathlib
