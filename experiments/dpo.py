@@ -10,7 +10,7 @@
 The first two need the SFT run of a world, from experiments/sft.py. For single answers that are good
 or bad: :loss=kto,labelled=my.jsonl.
 
-On the base and SFT runs of seed 0 (--config.train.num_steps=60, four minutes on two busy cores): the
+On the base and SFT runs of seed 0 (--config.train.num_steps=60, 4 minutes on two busy cores): the
 validation loss falls from 0.693 to 0.636 and 0.60 of the held-out pairs are ordered
 rightly (0.50 before, by definition); the better answers keep their -146.7 nats, the worse ones lose
 2.1. The hidden judge sees no difference from SFT: win rate 0.50, 95% 0.46 to 0.55 (200 prompts).
