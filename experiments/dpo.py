@@ -7,7 +7,13 @@
         --workdir=runs/mine
     jaxllm run --config=experiments/dpo.py:smoke --workdir=/tmp/dpo
 
-The first two need the SFT run of a world, from experiments/sft.py.
+The first two need the SFT run of a world, from experiments/sft.py. For single answers that are good
+or bad: :loss=kto,labelled=my.jsonl.
+
+On the base and SFT runs of seed 0 (--config.train.num_steps=60, 4 minutes on two busy cores): the
+validation loss falls from 0.693 to 0.636 and 0.60 of the held-out pairs are ordered
+rightly (0.50 before, by definition); the better answers keep their -146.7 nats, the worse ones lose
+2.1. The hidden judge sees no difference from SFT: win rate 0.50, 95% 0.46 to 0.55 (200 prompts).
 """
 
 import pathlib
@@ -25,9 +31,9 @@ _HERE = pathlib.Path(__file__).parent
 
 def get_config(arg=''):
     """`loss` is one of dpo, ipo, kto, orpo, simpo; `data` is a file of your own comparisons in
-    place of the world's pairs, all judged by an expert; `labelled` is a file of single answers
-    that are good or bad, for kto; `lora` trains an adapter; `smoke` makes a base and an SFT run
-    first, in seconds."""
+    place of the world's pairs, all judged by an expert; `labelled` is a file of single answers that
+    are good or bad, for kto; `lora` trains an adapter; `smoke` makes a base and an SFT run first,
+    in seconds."""
     arg = parse_arg(arg, smoke=False, loss='dpo', world='nano', data='', labelled='',
                     lora=False)
     if arg.loss not in OBJECTIVES:

@@ -77,7 +77,7 @@ def encode_labelled(found, name, template, tokenizer, seq_len, rejects):
 
 
 def side_by_side(encoded, pad_id):
-    """(PairSet, {'good', 'bad': how many}): beside each good answer any bad one, of any prompt.
+    """(PairSet, {"good", "bad": how many}): beside each good answer any bad one to any prompt.
 
     For losses that look at each answer by itself. Of the kind of which there are fewer, answers
     come again, so that good and bad ones count alike however many there are of each.

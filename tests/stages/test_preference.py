@@ -237,7 +237,7 @@ def lines(*records):
 
 
 @pytest.mark.parametrize('content, parts', [
-    (lines(dict(prompt='x' * 200, chosen='a', rejected='b')), ['too long', 'pairs.jsonl']),
+    (lines(dict(prompt='x' * 200, chosen='a', rejected='b')), ['too long', 'seq_len=96']),
     (lines(dict(prompt='x', chosen='same', rejected='same')), ['equal responses']),
     (lines(*(dict(prompt=f'x{i}', responses=['a', 'b'], ranks=[1, 1]) for i in range(9))),
      ['0 comparisons to learn from']),
