@@ -107,7 +107,7 @@ def test_log_odds_near_one_and_near_zero():
 def reference_batch(params, sides=2, seed=0):
     batch = make_batch(sides, seed)
     sums = READ(params, CFG, {k: v for k, v in batch.items()
-                                               if k != 'ref_logprobs'}).logprobs
+                              if k != 'ref_logprobs'}).logprobs
     return batch | {'ref_logprobs': np.array(sums)}
 
 
