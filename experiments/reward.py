@@ -12,6 +12,13 @@
 
 The first two need the SFT run of a world, from experiments/sft.py, and the same seed (or
 --config.world.seed of it: then other seeds give the members of an ensemble).
+
+Expect (world seed 0, 0.46M parameters, two busy CPU cores shared with many other jobs, so no time
+is given): helpful 0.601 [0.572, 0.629] of 1,428 held-out pairs ordered rightly (lr 5e-4, 200
+steps), where the rater's own utility gets 0.803 and every feature but correctness 0.58 to 0.60: the
+model has learned what a good answer looks like and not which one is true. Safe (lr 1.5e-3, 160
+steps) 0.534 [0.503, 0.566] of 1,364 pairs, most of which are a coin to the rater (its own utility:
+0.601); 0.75 [0.69, 0.82] where the prompt is unsafe.
 """
 
 import pathlib

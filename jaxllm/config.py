@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from jaxllm.errors import InputError
 
 # Settings that may differ when a run is resumed, since they do not change its numbers.
-_FREE_ON_RESUME = ('sharding.', 'checkpoint.', 'metrics.', 'train.profile_step')
+_FREE_ON_RESUME = ('sharding.', 'checkpoint.', 'metrics.', 'alarms.', 'train.profile_step')
 
 
 def parse_arg(arg, **defaults):

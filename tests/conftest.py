@@ -17,16 +17,26 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 def pytest_addoption(parser):
     parser.addoption('--run-tpu-aot', action='store_true',
                      help='run the tests that compile for a TPU topology (extra `tpu`)')
+    parser.addoption('--run-long', action='store_true', help='run the tests marked `long`, too')
+
+
+# Files that take a minute or more, so that the last ones to run are short and no process idles.
+LONGEST = ('test_kill.py', 'test_experiments.py', 'test_sft.py', 'test_colabs.py',
+           'test_finetune.py', 'test_multiprocess.py', 'test_artefacts.py', 'test_sweep_runs.py')
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption('--run-tpu-aot'):
-        return
-    skip = pytest.mark.skip(reason='compiles for a TPU topology: needs the extra `tpu`, '
-                                   'run with --run-tpu-aot (`.ci/run --full` does)')
-    for item in items:
-        if item.get_closest_marker('tpu_aot'):
-            item.add_marker(skip)
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+    reasons = {'tpu_aot': 'compiles for a TPU topology: needs the extra `tpu`, run with '
+                          '--run-tpu-aot (`.ci/run --full` does)',
+               'long': 'takes a minute or more beside a shorter test of the same, run with '
+                       '--run-long (`.ci/run --full` does)'}
+    for marker, reason in reasons.items():
+        if config.getoption(f'--run-{marker.replace("_", "-")}'):
+            continue
+        for item in items:
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Prompts to answer: read from any file of conversations, comparisons or prompts, rendered, counted."""
+"""Prompts to answer: read from any file of conversations or comparisons, rendered, counted."""
 
 import dataclasses
 from typing import Any

@@ -88,7 +88,7 @@ class Runner:
                           rows['keys'], *self._args, plan=plan)
 
     def advance(self, limit, free=0):
-        """Goes on for `limit` steps in all, but ends where `free` rows are done, 0 = all of them."""
+        """Goes on for `limit` steps in all, but ends where `free` rows are done, 0 = all."""
         if self._state is None:
             rows, self._rows = self._rows, None
             self._state = self._start(rows, self._plan)

@@ -1,6 +1,7 @@
-"""One step of Adam, opened: gradients, moments, parameters before and after, and the same by hand."""
+"""One step of Adam, opened: gradients, moments, parameters before and after; and by hand."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -97,9 +98,9 @@ def adam_step(params, opt_state, objective, batch, optimizer, optim, lr):
     if optim.name != 'adamw':
         raise InputError(f'adam_step: optim.name={optim.name!r} is no Adam; use a run with '
                          '--config.optim.name=adamw')
-    step = jax.jit(lambda *args: _step(objective, optimizer, optim.clip_norm, lr, *args))
-    loss, grads, after, new_state = jax.device_get(step(params, opt_state, batch))
-    loss_after = jax.jit(lambda *args: _loss(objective, *args))(after, batch)
+    loss, grads, after, new_state = jax.device_get(
+        _step(objective, optimizer, optim.clip_norm, np.float32(lr), params, opt_state, batch))
+    loss_after = _loss(objective, after, batch)
     old, moments, before = jax.device_get(opt_state[0]), new_state[0], jax.device_get(params)
     count = int(moments.count)
 
@@ -115,17 +116,16 @@ def adam_step(params, opt_state, objective, batch, optimizer, optim, lr):
 
 def repeat_steps(params, opt_state, objective, batch, other, optimizer, optim, lr, count):
     """`count` steps on one batch only: (losses on it, losses on `other`), `count` + 1 each."""
-    def step(carry, _):
-        params, opt_state = carry
-        apart = _loss(objective, params, other)
-        loss, _, params, opt_state = _step(objective, optimizer, optim.clip_norm, lr, params,
-                                           opt_state, batch)
-        return (params, opt_state), (loss, apart)
-
-    run = jax.jit(lambda *carry: jax.lax.scan(step, carry, None, length=count + 1)[1])
-    return tuple(np.asarray(x) for x in run(params, opt_state))
+    losses, apart = [], []
+    for _ in range(count + 1):
+        apart.append(float(_loss(objective, params, other)))
+        loss, _, params, opt_state = _step(objective, optimizer, optim.clip_norm, np.float32(lr),
+                                           params, opt_state, batch)
+        losses.append(float(loss))
+    return np.array(losses), np.array(apart)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _step(objective, optimizer, clip_norm, lr, params, opt_state, batch):
     """(loss before, clipped gradients, new parameters, new optimizer state)."""
     loss, _, _, grads = loss_and_grads(objective, params, {}, batch, jax.random.key(0))
@@ -136,6 +136,7 @@ def _step(objective, optimizer, clip_norm, lr, params, opt_state, batch):
     return loss, grads, jax.tree.map(lambda w, d: w - lr * d, params, directions), opt_state
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _loss(objective, params, batch):
     terms = objective(params, {}, batch, jax.random.key(0)).terms.values()
     return sum(term.coef * term.sum / term.weight for term in terms)

@@ -15,6 +15,7 @@ from jaxllm.errors import InputError
 from jaxllm.evals.inspect import words
 from jaxllm.models import transformer
 from jaxllm.models.layers import Norm, rope_frequencies, sinusoids
+from jaxllm.sharding import batch_ways
 
 
 def pieces(tokenizer, text):
@@ -58,9 +59,10 @@ def neighbours(params, tokenizer, text, count):
     sizes_V = np.resize(tokenizer.byte_lengths(), len(cosine_V))
     sizes_V[tokenizer.vocab_size:] = 0
     cosine_V[(sizes_V < 2) | (np.arange(len(cosine_V)) == ids[0])] = -np.inf
-    best = np.argsort(-cosine_V, kind='stable')[:count].tolist()
+    best = [i for i in np.argsort(-cosine_V, kind='stable')[:count].tolist()
+            if np.isfinite(cosine_V[i])]
     names = words(tokenizer, best)
-    return [(names[i], float(cosine_V[i])) for i in best if np.isfinite(cosine_V[i])]
+    return [(names[i], float(cosine_V[i])) for i in best]
 
 
 def _unit(x_ND):
@@ -122,9 +124,12 @@ class Depths:
 
 
 def look_at_depths(params, cfg, tokenizer, text):
-    """Depths of a text: what the model would say if it ended after each layer ("logit lens")."""
+    """Depths of a text: what the model would say if it ended after each layer ("logit lens").
+    Needs a mesh."""
     ids, names = zip(*pieces(tokenizer, text), strict=True)
-    tokens_BL, next_L = jnp.asarray([ids[:-1]], jnp.int32), np.asarray(ids[1:])
+    # As many copies as the mesh splits rows over.
+    tokens_BL = jnp.asarray([ids[:-1]] * batch_ways(jax.sharding.get_mesh()), jnp.int32)
+    next_L = np.asarray(ids[1:])
     hidden, likeliest, prob = [], [], []
 
     @functools.partial(jax.jit, static_argnums=2)
@@ -186,11 +191,13 @@ def own_context(params, cfg, tokenizer, tokens_BL, given):
                           decode.SamplingConfig(max_new_tokens=L - given, temperature=0.0),
                           pad_id=tokenizer.pad_id)
     own_BL = np.concatenate([tokens_BL[:, :given], np.asarray(out.tokens, np.int32)], axis=1)
-    score = jax.jit(lambda tokens_BL: jax.nn.log_softmax(
+    score = jax.jit(lambda params, tokens_BL: jax.nn.log_softmax(
         transformer.apply(params, cfg, tokens_BL[:, :-1])[:, given - 1:]))
+    more = -B % batch_ways(jax.sharding.get_mesh())  # rows that make the batch divide
     true_BT, nll, right = tokens_BL[:, given:], [], []
     for context_BL in (tokens_BL, own_BL):
-        logprobs_BTV = np.asarray(score(jnp.asarray(context_BL, jnp.int32)))
+        context_BL = np.pad(context_BL, ((0, more), (0, 0))).astype(np.int32)
+        logprobs_BTV = np.asarray(score(params, context_BL))[:B]
         nll.append(-np.take_along_axis(logprobs_BTV, true_BT[:, :, None], axis=2)[:, :, 0])
         right.append(logprobs_BTV.argmax(-1) == true_BT)
     say = lambda ids: tokenizer.decode(ids)

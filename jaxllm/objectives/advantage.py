@@ -86,4 +86,3 @@ def leave_one_out(rewards_N, group_size):
     rewards_PS = rewards_N.astype(jnp.float32).reshape(-1, group_size)
     others_PS = (rewards_PS.sum(axis=1, keepdims=True) - rewards_PS) / (group_size - 1)
     return (rewards_PS - others_PS).reshape(-1)
-

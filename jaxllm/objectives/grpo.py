@@ -4,11 +4,11 @@
     L = L_clip(A; 1 - clip_low, 1 + clip_high) + kl_coef * k3(pi, ref)
 
 `reduction` says how tokens are averaged: 'sequence' (GRPO: mean of each completion, then of
-completions), 'token' (DAPO: all tokens of the global batch alike), 'constant' (Dr. GRPO: sum of tokens
-over rows times the most tokens there can be, so that length does not weigh).
+completions), 'token' (DAPO: all tokens of the global batch alike), 'constant' (Dr. GRPO: sum of
+tokens over rows times the most tokens there can be, so that length does not weigh).
 
-Ref: Shao et al. 2024 (arXiv 2402.03300); Liu et al. 2025 (arXiv 2503.20783); Yu et al. 2025 (DAPO, arXiv
-2503.14476).
+Ref: Shao et al. 2024 (arXiv 2402.03300); Liu et al. 2025 (arXiv 2503.20783); Yu et al. 2025 (DAPO,
+arXiv 2503.14476).
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Online DPO: the best and the worst of a prompt's completions, as the rewards see them, are a pair.
+"""Online DPO: the best and the worst of a prompt's completions by their rewards are a pair.
 
     L = -log sigmoid(beta (s_best - s_worst)),  s = sum_t log pi - log ref
 

@@ -34,8 +34,8 @@ from jaxllm.objectives import ops
 class Algorithm:
     """A method of reinforcement learning.
 
-    examples: examples(rollout, group_size, aux) -> {name: array}, what is trained on. Pure, compiled
-      once, over the whole global rollout, so that statistics are those of all devices.
+    examples: examples(rollout, group_size, aux) -> {name: array}, what is trained on. Pure,
+      compiled once, over the whole global rollout, so that statistics are those of all devices.
     objective: objective(models) -> an objective of `base`, on batches of such examples.
     uses_values: a value network is trained beside the policy.
     min_group: the fewest completions of a prompt that it can work with.

@@ -6,8 +6,8 @@
 
 beta is fixed, or follows the sequence KL towards a target.
 
-Ref: Ouyang et al. 2022 (arXiv 2203.02155), 3.5 and C.4; Ziegler et al. 2019 (arXiv 1909.08593) for the
-adaptive beta; Huang et al. 2024 (arXiv 2403.17031) for the details.
+Ref: Ouyang et al. 2022 (arXiv 2203.02155), 3.5 and C.4; Ziegler et al. 2019 (arXiv 1909.08593) for
+the adaptive beta; Huang et al. 2024 (arXiv 2403.17031) for the details.
 """
 
 import dataclasses
@@ -88,14 +88,16 @@ def _objective(settings, models):
                                              batch)
         weight = mask_BT.sum()
         terms = {'policy': Term(policy.masked_sum(losses_BT, mask_BT), weight),
-                 'value': Term(policy.masked_sum(value_losses(values_BT, batch, settings.value_clip),
-                                                 mask_BT), weight, settings.value_coef)}
+                 'value': Term(policy.masked_sum(
+                     value_losses(values_BT, batch, settings.value_clip), mask_BT), weight,
+                     settings.value_coef)}
         if settings.entropy_coef:
             terms['entropy'] = Term(policy.masked_sum(entropy_BT, mask_BT), weight,
                                     -settings.entropy_coef)
         metrics = policy.step_metrics(logprobs_BT, entropy_BT, clipped_BT, batch)
         error_BT = jnp.square(values_BT - batch['returns_BT'])
-        metrics['value_error'] = jax.lax.stop_gradient((policy.masked_sum(error_BT, mask_BT), weight))
+        metrics['value_error'] = jax.lax.stop_gradient(
+            (policy.masked_sum(error_BT, mask_BT), weight))
         return LossSums(terms, metrics)
     return objective
 

@@ -1,10 +1,11 @@
-"""REINFORCE++: token rewards with the KL inside, returns as advantages, no value network, no groups.
+"""REINFORCE++: token rewards with the KL inside, returns as advantages, no value network.
 
-    r_t = -kl_coef kl_t (+ score at the last token);  A_t = sum_{k >= t} r_k, whitened over the rollout
+    r_t = -kl_coef kl_t (+ score at the last token)
+    A_t = sum_{k >= t} r_k, whitened over the rollout
     L = token mean of L_clip(A)
 
-Ref: Hu et al. 2025 (arXiv 2501.03262). With `group_baseline` the mean score of a prompt's completions is
-taken off first, as in the paper's variant with a baseline.
+Ref: Hu et al. 2025 (arXiv 2501.03262). With `group_baseline` the mean score of a prompt's
+completions is taken off first, as in the paper's variant with a baseline.
 """
 
 import dataclasses

@@ -3,7 +3,8 @@
     R_i = score_i - kl_coef * sum_t kl_t;  A_i = R_i - mean of the other R of its group
     L = mean over completions of L_clip(A_i), rho of the whole completion
 
-Ref: Ahmadian et al. 2024 (arXiv 2402.14740). The clip keeps steps after the first of a rollout near it.
+Ref: Ahmadian et al. 2024 (arXiv 2402.14740). The clip keeps steps after the
+first of a rollout near it.
 """
 
 import dataclasses

@@ -3,7 +3,8 @@
 import os
 import pathlib
 
-from jaxllm.report import cleaning, compare, evaluation, files, page, reward, rl, sections
+from jaxllm.report import (cleaning, compare, evaluation, files, page, preference, reward, rl,
+                           sections)
 from jaxllm.report.page import Section
 
 
@@ -25,9 +26,11 @@ def write_report(workdir, extra=()):
     own = [Section('Do answers end?', sections.stops(stops))] if stops else []
     cleaned = files.read_json(pathlib.Path(workdir) / 'data' / 'cleaning.json', {})
     own += [Section('What the filters removed', cleaning.removed(cleaned))] if cleaned else []
-    more = (*evaluation.sections(workdir), *reward.sections(workdir), *rl.sections(workdir),
-            *compare.sections(workdir), *own, *extra)
-    text = render(files.read_run(workdir), more)
+    run = files.read_run(workdir)
+    more = (*preference.sections(run, workdir), *evaluation.sections(workdir),
+            *reward.sections(workdir), *rl.sections(workdir), *compare.sections(workdir), *own,
+            *extra)
+    text = render(run, more)
     # Someone may be looking at the old one: replace it at once.
     partial = path.with_suffix('.html.tmp')
     partial.write_text(text, encoding='utf-8', errors='replace')

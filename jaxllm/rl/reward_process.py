@@ -40,8 +40,7 @@ class FunctionProcess:
 
         Values are finite floats; a reason that is not '' says what is wrong with one.
         """
-        if self._child is None or self._child.poll() is not None:
-            self._start()
+        self._be_ready()
         reply, reason = self._ask(('score', list(records)), timeout_s)
         if reason:
             self.close()
@@ -51,19 +50,21 @@ class FunctionProcess:
     def score_singly(self, records, timeout_s, reason, first_only):
         """(value, reason) per record, each scored alone, after a batch of them failed.
 
-        The time is limited to four timeouts in all, and after MAX_HANGS hangs the others are not
-        tried: they fail too.
+        The time is limited to four timeouts in all (starting the process anew is not counted), and
+        after MAX_HANGS hangs the others are not tried: they fail too.
 
         Args:
           reason: why the batch failed. first_only: try no more after the first that fails.
         """
-        results, hangs, deadline = [], 0, time.monotonic() + 4 * timeout_s
+        results, hangs, left = [], 0, 4 * timeout_s
         for record in records:
-            left = deadline - time.monotonic()
             if hangs >= MAX_HANGS or left <= 0:
                 results.append((0.0, f'not tried, after the whole batch failed ({reason})'))
                 continue
+            self._be_ready()
+            start = time.monotonic()
             one, why = self.score([record], min(timeout_s, left))
+            left -= time.monotonic() - start
             hangs += bool(why) and not one and self._child is None
             results.append((0.0, why) if why else one[0])
             if first_only and results[-1][1]:
@@ -80,6 +81,10 @@ class FunctionProcess:
         self._child = None
         if self._end:
             self._end()
+
+    def _be_ready(self):
+        if self._child is None or self._child.poll() is not None:
+            self._start()
 
     def _start(self):
         self.close()

@@ -26,7 +26,7 @@ class RolloutConfig:
     batch_size: int         # rows that are sampled at once; 0 = all
     refill: bool            # rows that are done make room for prompts that wait
     score_batch_size: int   # rows of a forward pass without gradients
-    unfinished: str         # what a completion that did not end gets: 'reward', 'replace', 'subtract'
+    unfinished: str         # of a completion that did not end: 'reward', 'replace', 'subtract'
     unfinished_value: float
     standardise: bool       # scale functions, too, by the reference's answers to held-out prompts
 
@@ -178,7 +178,8 @@ def summary(rollout: dict[str, Any], scores, group_size):
     """Means over a rollout: {metric: float}.
 
     kl: nats per sequence, sum of log(pi / ref). sampler_gap, sampler_gap_max: |log-prob of the
-    sampler - of the trainer| per token. repetition: share of a completion's 3-grams seen before in it.
+    sampler - of the trainer| per token. repetition: share of a completion's 3-grams that
+    stood in it before.
     equal_groups: share of prompts whose completions have all the same reward.
     """
     mask = rollout['mask_BT'] > 0

@@ -1,4 +1,4 @@
-"""The batches of reinforcement learning: a rollout by the policy as it is, then several steps on it.
+"""The batches of reinforcement learning: a rollout by the policy as it is, then steps on it.
 
 Within a rollout nothing is saved: `period` steps belong together, and the loop evaluates, saves and
 stops between rollouts alone. A rollout is a pure function of (its number, the state at its start,
@@ -32,7 +32,8 @@ class RolloutSource:
           make: make(number, state) -> (examples {name: numpy array by row}, metrics, records).
           num_examples: rows of `examples`, of all processes.
           folder: where records are written, a file per rollout.
-          extra: extra(step) -> this process's rows of more arrays, e.g. text for a pre-training loss.
+          extra: extra(step) -> this process's rows of more arrays, such as text for a
+            pre-training loss.
           like: shapes of a whole batch without `extra`, {name: ShapeDtypeStruct}.
 
         Raises:

@@ -36,9 +36,13 @@ class Compared:
     rows: list
     folder: Any
 
+    def comparisons(self, name, part):
+        """The Comparisons of a source, in the order of `train[name]` or `held_out[name]`."""
+        return read.load_comparisons(self.folder / f'{name}.{part}.jsonl')
+
     def texts(self, name):
         """The held-out Comparisons of a source, in the order of `held_out[name]`."""
-        return read.load_comparisons(self.folder / f'{name}.held_out.jsonl')
+        return self.comparisons(name, 'held_out')
 
 
 def sources(config):
@@ -86,7 +90,6 @@ def _build(config, specs, tokenizer, template, folder, target, about):
         rejects[spec.name] = Rejects(folder / f'rejects-{spec.name}.jsonl')
         kept[spec.name] = _read(config, spec, tokenizer, template, rejects[spec.name],
                                 counts[spec.name])
-        rejects[spec.name].check(config.data.max_reject_share)
     learned = {read.group_of(c) for parts in kept.values() for c in parts['train']}
     rows = []
     for spec in specs:
@@ -98,7 +101,7 @@ def _build(config, specs, tokenizer, template, folder, target, about):
             encoded[part], _ = read.encode_all(found, spec, template, tokenizer,
                                                config.data.seq_len, Rejects())
             encoded[part].save(target / f'{spec.name}.{part}.npz', about[spec.name])
-        read.write_comparisons(target / f'{spec.name}.held_out.jsonl', held)
+            read.write_comparisons(target / f'{spec.name}.{part}.jsonl', found)
         if not encoded['train'] or not encoded['held_out']:
             raise InputError(f'source {spec.name!r} has {len(encoded["train"])} comparisons to '
                              f'learn from and {len(held)} held out; expected some of both. Use '
@@ -122,9 +125,11 @@ def _read(config, spec, tokenizer, template, rejects, counts):
         other = dataclasses.replace(spec, split=spec.validation_split, validation_split='')
         train, held = encode(read.read_rated(spec, rejects)), encode(
             read.read_rated(other, rejects))
+        rejects.check(config.data.max_reject_share)
     else:
-        train, held = read.hold_out(encode(read.read_rated(spec, rejects)),
-                                    config.data.holdout_share)
+        every = encode(read.read_rated(spec, rejects))
+        rejects.check(config.data.max_reject_share)
+        train, held = read.hold_out(every, config.data.holdout_share)
     ordered = [c for c in train if len(set(c.ranks)) > 1]
     counts['all responses tie'] = len(train) - len(ordered)
     return {'train': ordered, 'held_out': held}

@@ -1,4 +1,4 @@
-"""Reinforcement learning from rewards: a policy samples, is scored, and is moved towards what scores.
+"""Reinforcement learning from rewards: a policy samples, is scored, and is moved to score higher.
 
 The method is a module of `jaxllm.objectives` (PPO, GRPO, ...), named by config.algorithm.
 """
@@ -23,7 +23,7 @@ from jaxllm.rl.source import RolloutSource, history
 from jaxllm.sharding import ShardingConfig, make_mesh, replicated
 from jaxllm.stages import base as bases
 from jaxllm.stages import corpus, dialogues, lineage, plan, rl_data, rl_eval, rl_models, rl_rewards
-from jaxllm.stages.sft import ChatConfig, ComputeConfig, computed_model
+from jaxllm.stages.sft import ComputeConfig, computed_model
 from jaxllm.stages.training import Trainer
 from jaxllm.stages.world import world_spec
 from jaxllm.train import flops
@@ -72,7 +72,8 @@ def algorithm_of(config):
         settings, make = module.Settings, module.algorithm
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f'config.algorithm={config.algorithm!r} is no method: {error}; expected a '
-                         'module with Settings and algorithm, e.g. jaxllm.objectives.ppo') from error
+                         'module with Settings and algorithm, e.g. jaxllm.objectives.ppo'
+                         ) from error
     return make(section(settings, config.objective, 'objective'))
 
 
@@ -214,8 +215,8 @@ def _check_period(config, period):
         value = config.train[name]
         if value % period:
             raise InputError(
-                f'train.{name}={value}: a rollout is trained on in {period} steps, and only between '
-                f'rollouts a run is evaluated and saved; use a multiple of {period}, e.g. '
+                f'train.{name}={value}: a rollout is trained on in {period} steps, and only '
+                f'between rollouts a run is evaluated and saved; use a multiple of {period}, e.g. '
                 f'--config.train.{name}={max(1, round(value / period)) * period}')
 
 
@@ -259,8 +260,8 @@ def _alarm(settings, past, metrics, number):
         say(f'rollout {number}: {alarm.message}')
         if alarm.severity == 'stop':
             raise GuardStop(f'rollout {number}: {alarm.message}; the last checkpoint is intact. '
-                            'Raise the KL coefficient or lower optim.lr and use a new --workdir, or '
-                            'go on here with --config.alarms.stop=False')
+                            'Raise the KL coefficient or lower optim.lr and use a new --workdir, '
+                            'or go on here with --config.alarms.stop=False')
 
 
 def _record(config, workdir, setup, trainer, prompts, source, fingerprint):
@@ -275,5 +276,5 @@ def _record(config, workdir, setup, trainer, prompts, source, fingerprint):
                           template=setup.template.fingerprint, data=fingerprint,
                           num_trained=trainer.num_params, roles=roles, **world)
     say(f'{trainer.num_params:,} parameters are trained on '
-        f'{sum(row["prompts"] for row in prompts.rows):,} prompts, {len(prompts.held_out)} held out; '
-        f'{setup.rollout.rows} completions per rollout, {source.period} steps on each')
+        f'{sum(row["prompts"] for row in prompts.rows):,} prompts, {len(prompts.held_out)} held '
+        f'out; {setup.rollout.rows} completions per rollout, {source.period} steps on each')

@@ -1,4 +1,4 @@
-"""The config of the reinforcement-learning stage with its common settings; experiments fill it in."""
+"""The config of reinforcement learning with its common settings; experiments fill it in."""
 
 import ml_collections
 

@@ -162,8 +162,9 @@ def with_columns(objective, models, ptx_coef):
             if name.startswith('rollout/'):
                 metrics[name] = x.sum(), np.float32(x.shape[0])
         if ptx_coef:
-            ptx = text(models.policy(trainable, frozen), frozen, {
-                name.removeprefix(PTX): x for name, x in batch.items() if name.startswith(PTX)}, rng)
+            own_text = {name.removeprefix(PTX): x for name, x in batch.items()
+                        if name.startswith(PTX)}
+            ptx = text(models.policy(trainable, frozen), frozen, own_text, rng)
             terms['ptx'] = Term(ptx.terms['lm'].sum, ptx.terms['lm'].weight, ptx_coef)
             metrics['ptx_nll'] = ptx.metrics['nll']
         return LossSums(terms, metrics)

@@ -1,4 +1,4 @@
-"""Evaluation during reinforcement learning: held-out prompts answered, scored, held to the reference."""
+"""Evaluation during reinforcement learning: held-out prompts answered and scored."""
 
 import dataclasses
 
@@ -35,9 +35,10 @@ def answer(setup, params, prompts, seed):
 def make_evaluate(setup, prompts, frozen, forward, seed):
     """evaluate(state) -> {'val/loss', 'val/reward', 'val/<reward>', 'val/kl', 'val/length', ...}.
 
-    Every evaluation draws with the same keys, so that two of the same policy are equal. 'val/loss' is
-    what ranks checkpoints: -(reward - kl_weight * KL per sequence). With a judge there are 'val/gold',
-    its mean score, and 'val/gold_win_rate' against the reference's answers to the same prompts.
+    Every evaluation draws with the same keys, so that two of the same policy are equal. 'val/loss'
+    is what ranks checkpoints: -(reward - kl_weight * KL per sequence). With a judge there are
+    'val/gold', its mean score, and 'val/gold_win_rate' against the reference's answers to
+    the same prompts.
     """
     ref_gold = None
 

@@ -1,4 +1,4 @@
-"""The networks of reinforcement learning: policy, reference, value; their shapes and their weights."""
+"""The networks of reinforcement learning: policy, reference, value; shapes and weights."""
 
 import dataclasses
 import functools
@@ -13,7 +13,6 @@ from jaxllm.models import heads, lora
 from jaxllm.objectives.policy import Models
 from jaxllm.stages import base as bases
 from jaxllm.stages import reward_model
-from jaxllm.stages.sft import computed_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +26,9 @@ class Parents:
 def open_parents(config, uses_values):
     """The Parents that a config names.
 
-    The reference is the policy as it starts, unless config.parents.ref says another; the value network
-    starts from config.parents.value, or else from the first learned reward. With an adapter the
-    reference is the base below it, and the value network an adapter on that base.
+    The reference is the policy as it starts, unless config.parents.ref says another; the value
+    network starts from config.parents.value, or else from the first learned reward. With an
+    adapter the reference is the base below it, and the value network an adapter on that base.
 
     Raises:
       InputError: see `bases.open_base`; or models that do not belong together.
@@ -94,9 +93,11 @@ def _whole(config, parents, model, _, mesh, uses_values):
 
     def start():
         first = {'policy': _load(parents.policy, model, mesh)}
-        if uses_values:
-            first['value'] = parents.value.load(mesh, merged=True) if parents.value else _value_from(
-                _load(parents.policy, model, mesh), model, config.seed, trainable['value'])
+        if uses_values and parents.value:
+            first['value'] = parents.value.load(mesh, merged=True)
+        elif uses_values:
+            first['value'] = _value_from(_load(parents.policy, model, mesh), model, config.seed,
+                                         trainable['value'])
         return first
 
     return Networks(models, trainable, {'ref': like}, lambda frozen: frozen['ref'], start,

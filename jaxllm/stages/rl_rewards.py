@@ -1,10 +1,8 @@
-"""What scores completions in a run: learned rewards and functions, combined; and a world's judge."""
+"""What scores completions in a run: learned rewards and functions, combined; a world's judge."""
 
 import dataclasses
 import functools
 from typing import Any
-
-import numpy as np
 
 from jaxllm.config import section
 from jaxllm.errors import InputError

@@ -158,8 +158,9 @@ class Trainer:
             if start:
                 progress.line(f'going on from step {start:,}')
             try:
+                first = source.like() if source.needs_state else source(0)
                 return loop.train(
-                    self.compile_step(source.like() if source.needs_state else source(0)), state, frozen, source, self.loop,
+                    self.compile_step(first), state, frozen, source, self.loop,
                     batch_sharding=self.batch_shardings, checkpoints=checkpoints, metrics=metrics,
                     progress=progress, hooks=hooks, metadata={'data': data_fingerprint},
                     start_metadata=restored, max_skips_in_row=self.guard.max_skips_in_row,

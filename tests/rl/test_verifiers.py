@@ -165,6 +165,11 @@ def test_json_schema(response, valid):
                schema=SCHEMA) == valid
 
 
+@pytest.mark.parametrize('text', ['NaN', '[Infinity]', '-Infinity', '{"a": 1, "a": 1}'])
+def test_what_python_reads_and_json_forbids(text):
+    assert one(verifiers.json_schema, verifiers.JsonSchema('{}'), text) == 0
+
+
 def test_unfenced_json_only():
     config = verifiers.JsonSchema(SCHEMA, fenced=False)
     assert one(verifiers.json_schema, config, '```json\n{"name": "Mara", "age": 3}\n```') == 0

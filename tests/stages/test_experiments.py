@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 
 import jax
 import numpy as np
@@ -27,15 +28,42 @@ def test_there_are_experiments():
     assert {'pretrain.py', 'tokenizer.py'} <= {path.name for path in EXPERIMENTS}
 
 
+@pytest.fixture(scope='module')
+def made():
+    """{a step of a chain and those before it, as JSON: the folder where it was run}."""
+    return {}
+
+
+def _steps(config):
+    """{step: what makes it the same as one of another chain}, in the order of the file."""
+    text = {}
+    for name, step in getattr(config, 'steps', {}).items():
+        own = json.dumps(configs.to_plain(step), sort_keys=True)
+        text[name] = own + ''.join(before for known, before in text.items()
+                                   if f'"@{known}"' in own)
+    return text
+
+
 @pytest.mark.parametrize('file', EXPERIMENTS, ids=lambda path: path.stem)
-def test_smoke(file, tmp_path, capsys):
-    """The file as it is, on the text that every Python has."""
+def test_smoke(file, tmp_path, capsys, made):
+    """The file as it is, on the text that every Python has. Chains begin alike: what another one
+    has done is copied, and they go on from there."""
     workdir = tmp_path / 'run'
     arguments = ['run', f'--config={file}:smoke']
     assert runs.run_here([*arguments, '--dry_run']) == 0
-    assert f'"stage": "{configs.load_file(f"{file}:smoke").stage}"' in capsys.readouterr().out
+    config = configs.load_file(f'{file}:smoke')
+    assert f'"stage": "{config.stage}"' in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+    steps = _steps(config)
+    done = [name for name, step in steps.items() if step in made]
+    if done:
+        workdir.mkdir()
+        (workdir / 'config.json').write_text(configs.to_json(config))
+    for name in done:
+        shutil.copytree(made[steps[name]], workdir / name)
     assert runs.run_here([*arguments, f'--workdir={workdir}']) == 0
+    assert capsys.readouterr().err.count(' is done\n') == len(done)
+    made |= {step: workdir / name for name, step in steps.items()}
     assert json.loads((workdir / 'config.json').read_text())['stage']
     if not (workdir / 'metrics.jsonl').exists():
         return  # a stage that trains nothing

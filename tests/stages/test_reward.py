@@ -1,7 +1,6 @@
 """Reward runs: learning an order, scale and scoring, exact resume, adapters, bad input."""
 
 import json
-import os
 import signal
 
 import jax
@@ -132,16 +131,18 @@ def test_an_adapter_with_its_head(tmp_path, parent, data):
     assert 'lora_a' in params['model']['layers']['layer_0']['attention']['q']
 
 
+@pytest.mark.kill
 def test_killed_and_resumed_is_the_same_run(tmp_path, parent, data, shared_cache):
     whole, cut = tmp_path / 'whole', tmp_path / 'cut'
-    assert runs.run_here(argv(whole, parent, data, train__num_steps=8)) == 0
-    process = runs.start(argv(cut, parent, data, train__num_steps=8), devices=8,
-                         JAXLLM_CACHE=str(shared_cache))
-    assert runs.wait_for(lambda: runs.last_step(cut) >= 5, process)
-    os.kill(process.pid, signal.SIGKILL)
-    runs.finish(process)
+    cache = dict(JAXLLM_CACHE=str(shared_cache))
+    runs.run(argv(whole, parent, data, train__num_steps=8), **cache)
+    command = argv(cut, parent, data, train__num_steps=8)
+    process = runs.start(command, **cache)
+    assert runs.wait_for(lambda: runs.last_step(cut) >= 4, process)
+    process.send_signal(signal.SIGKILL)
+    assert runs.finish(process)[0] == -signal.SIGKILL
     assert not (cut / 'done.json').exists()
-    assert runs.run_here(argv(cut, parent, data, train__num_steps=8)) == 0
+    runs.run(command, **cache)
     runs.assert_same_run(cut, whole, 8)
     for name in ('quality.json', 'reward.json'):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()

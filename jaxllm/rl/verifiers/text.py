@@ -160,8 +160,8 @@ def overlong(records, settings: Overlong):
 class FollowsFormat:
     """field: of the record, with the name of a format of `jaxllm.world.checkers`.
 
-    world_scale, world_seed: the world whose formats these are: how many bullets, which sources, which
-      words of the cipher language; '' = of none.
+    world_scale, world_seed: the world whose formats these are (how many bullets, which sources, the
+      words of the cipher language); '' = of none.
     facts: {format: {what its checker needs}} instead, e.g. {'bullets': {'count': 5}}.
     sources: field with the sources that may be cited in the format with_source, '' = any.
     answer: field with a value that has to stand in the response as well, where it is not empty;

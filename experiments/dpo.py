@@ -1,0 +1,74 @@
+"""Align an instruct model directly on pairs of answers: DPO, IPO, KTO, ORPO or SimPO.
+
+    jaxllm run --config=experiments/dpo.py --config.init_from=runs/w_sft --workdir=runs/w_dpo
+    jaxllm run --config=experiments/dpo.py:loss=kto --config.init_from=runs/w_sft \\
+        --workdir=runs/w_kto
+    jaxllm run --config=experiments/dpo.py:data=my.jsonl,lora --config.init_from=smollm2.gguf \\
+        --workdir=runs/mine
+    jaxllm run --config=experiments/dpo.py:smoke --workdir=/tmp/dpo
+
+The first two need the SFT run of a world, from experiments/sft.py. For single answers that are good
+or bad: :loss=kto,labelled=my.jsonl.
+
+On the base and SFT runs of seed 0 (--config.train.num_steps=60, 4 minutes on two busy cores): the
+validation loss falls from 0.693 to 0.636 and 0.60 of the held-out pairs are ordered
+rightly (0.50 before, by definition); the better answers keep their -146.7 nats, the worse ones lose
+2.1. The hidden judge sees no difference from SFT: win rate 0.50, 95% 0.46 to 0.55 (200 prompts).
+"""
+
+import pathlib
+
+import ml_collections
+
+from jaxllm.config import load_file, parse_arg
+from jaxllm.errors import InputError
+from jaxllm.stages.preference_config import OBJECTIVES, preference_config
+from jaxllm.stages.reward_config import comparison_source
+from jaxllm.stages.sft_config import dialogue_source
+
+_HERE = pathlib.Path(__file__).parent
+
+
+def get_config(arg=''):
+    """`loss` is one of dpo, ipo, kto, orpo, simpo; `data` is a file of your own comparisons in
+    place of the world's pairs, all judged by an expert; `labelled` is a file of single answers that
+    are good or bad, for kto; `lora` trains an adapter; `smoke` makes a base and an SFT run first,
+    in seconds."""
+    arg = parse_arg(arg, smoke=False, loss='dpo', world='nano', data='', labelled='',
+                    lora=False)
+    if arg.loss not in OBJECTIVES:
+        raise InputError(f'loss={arg.loss!r} is unknown; use one of {", ".join(OBJECTIVES)}')
+    config = preference_config(arg.loss)
+    if arg.lora:
+        config.lora.rank = 16
+        config.optim.lr = 1e-3
+    if arg.data:
+        config.data.comparisons = dict(mine=comparison_source(path=arg.data))
+    elif arg.labelled:
+        config.data.labelled = dict(mine=dialogue_source(path=arg.labelled))
+    else:
+        config.data.comparisons = dict(pairs=comparison_source(
+            path='world:pairs', rater='expert', criterion='overall', validation_split='validation',
+            license='CC0-1.0'))
+        config.data.seq_len = 128
+        config.world = ml_collections.ConfigDict(dict(
+            seed=config.get_oneway_ref('seed'), scale=arg.world,
+            intervention=dict(kind='none', target='', exposures=0, share=0.0, factor=1.0, how='')))
+    return _smoke(config) if arg.smoke else config
+
+
+def _smoke(config):
+    """A base of a world, its fine-tuning and its alignment, in seconds after compilation."""
+    config.init_from = '@sft'
+    for source in config.data.comparisons.values():
+        source.max_records = 40
+    config.data.seq_len = 160  # the smoke base has few merges
+    config.data.max_reject_share = 0.5
+    config.optim.warmup_steps = 2
+    config.train.update(num_steps=8, batch_size=8, log_every=2, eval_every=4, save_every=4,
+                        patience=0)
+    config.eval.max_comparisons = 16
+    config.sample.sampling.max_new_tokens = 8
+    before = load_file(f'{_HERE / "sft.py"}:smoke').steps
+    return ml_collections.ConfigDict(dict(
+        stage='jaxllm.stages.chain', seed=0, steps=dict(before.to_dict(), aligned=config)))
