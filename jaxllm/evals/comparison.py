@@ -1,4 +1,4 @@
-"""Models side by side: what each judge says against a reference, how far each is from it, how safe."""
+"""Models side by side: what judges say, how far each is from a reference, how safe it is."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Win rates of one model against another on the same prompts; also as if answers were of one length."""
+"""Win rates of a model against another on the same prompts, and as if lengths were equal."""
 
 import math
 

@@ -10,7 +10,8 @@ from jaxllm.report.plots import Line
 from jaxllm.train import metrics
 
 _SHOWN = 8  # prompts whose answers stand side by side
-_CURVES = (('kl', 'KL to the reference', 'nats per answer'), ('entropy', 'Entropy', 'nats per token'),
+_CURVES = (('kl', 'KL to the reference', 'nats per answer'),
+           ('entropy', 'Entropy', 'nats per token'),
            ('length', 'Length', 'tokens per answer'), ('finished', 'Answers that end', 'share'),
            ('repetition', 'Repetition', 'share of 3-grams seen before'))
 
@@ -89,8 +90,8 @@ def over_kl(evals):
         marked = lambda key: (Line('where gold is greatest', ((best[0], best[1][key]),), 3),)
         text = (f'<p>The hidden judge is most content at step {best[1]["step"]:,}: '
                 f'{best[1]["val/gold"]:.3f} at {best[1]["val/kl"]:.2f} nats; the last evaluation '
-                f'has {last["val/gold"]:.3f} at {last["val/kl"]:.2f} nats. Where the reward goes on '
-                'rising to the right of that dot, it is exploited.</p>'
+                f'has {last["val/gold"]:.3f} at {last["val/kl"]:.2f} nats. Where the reward goes '
+                'on rising to the right of that dot, it is exploited.</p>'
                 if _finite(last, 'val/gold') else '')
     drawn = [plots.chart(title, 'mean score', [Line('held out', tuple(
         (x, record[key]) for x, record in points if _finite(record, key)), colour, dots=True),

@@ -40,6 +40,7 @@ def write_report(workdir, extra=()):
 
 def render(run, extra=()):
     """The report of a files.Run as one HTML string."""
+    extra = [section for section in extra if section.body]
     trains = run.train or run.evals or not extra  # a stage that trains nothing has no curves
     return page.page(
         title(run), subtitle(run),

@@ -116,7 +116,7 @@ def _sources(config):
 
 
 def _template(opened, reference):
-    """(tokenizer, template) that prompts are read with: the reference's, or the first chat model's."""
+    """(tokenizer, template) that prompts are read with: the reference's, or another model's."""
     for base in (opened[reference], *opened.values()):
         if template := base.template():
             return base.tokenizer(), template

@@ -29,8 +29,8 @@ def artefact(path='', checkpoint='best', temperature=1.0, best_of=1, reward='', 
     """Every leaf of a model to compare.
 
     Args:
-      path: a run, a FILE.gguf or a folder of weights. checkpoint: 'best' or 'last'. best_of: answers
-        sampled, of which the one with the highest `reward` (a name in config.rewards) is taken.
+      path: a run, a FILE.gguf or a folder of weights. checkpoint: 'best' or 'last'.
+      best_of: answers sampled; the one with the highest `reward`, of config.rewards, is taken.
       method: its group in the table at equal KL; '' = its own name.
     """
     return ml_collections.ConfigDict(dict(path=path, checkpoint=checkpoint,

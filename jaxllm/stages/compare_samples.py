@@ -125,10 +125,16 @@ def sequence_logprobs(artefact, ids, rows, temperature, settings):
                             [np.zeros(len(row['tokens'])) for row in rows], 0)
     arrays = rollout.to_arrays(ids, drawn, 1, room, settings.max_new_tokens,
                                artefact.tokenizer.pad_id)
-    sums = rollout.InChunks(functools.partial(_sums, artefact.model, temperature),
-                            min(settings.score_batch_size, len(rows)), artefact.mesh)
+    sums = _compiled(artefact.model, temperature, min(settings.score_batch_size, len(rows)),
+                     artefact.mesh)
     with jax.set_mesh(artefact.mesh):
         return sums(artefact.params, batch=arrays)
+
+
+@functools.lru_cache
+def _compiled(model, temperature, rows, mesh):
+    """Models of one shape share a program."""
+    return rollout.InChunks(functools.partial(_sums, model, temperature), rows, mesh)
 
 
 def _sums(model, temperature, params, batch):

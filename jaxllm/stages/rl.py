@@ -196,7 +196,8 @@ def run(config, workdir):
         fingerprint = f'{prompts.fingerprint}/{extra_fingerprint}'
         if writer:
             _record(config, workdir, setup, trainer, prompts, source, fingerprint)
-        evaluate = rl_eval.make_evaluate(setup, prompts.held_out, frozen, forward, config.seed)
+        evaluate = rl_eval.make_evaluate(setup, prompts.held_out, frozen, forward, config.seed,
+                                         workdir / 'answers')
         trainer.fit(workdir, source, Hooks(evaluate, lambda state: []),
                     params=setup.networks.start, frozen=frozen, data_fingerprint=fingerprint,
                     tokens_per_step=config.train.batch_size * setup.row_room,
@@ -241,17 +242,8 @@ def _maker(config, setup, prompts, frozen, forward, examples, folder):
         _alarm(setup.alarms, history(folder, number), metrics, number)
         aux = {name: state.aux[name] for name in setup.algorithm.aux}
         made = jax.tree.map(rollout.local, examples(arrays, aux))
-        return made, metrics, _records(asked, samples, arrays, scores, settings.samples)
+        return made, metrics, rl_data.records(asked, samples, arrays, scores, settings.samples)
     return make
-
-
-def _records(asked, samples, arrays, scores, group_size):
-    kl_B = np.sum((arrays['logprobs_BT'] - arrays['ref_logprobs_BT']) * arrays['mask_BT'], axis=1)
-    return [rl_data.record(
-        asked[row // group_size], text, reward=round(float(arrays['rewards_B'][row]), 5),
-        scores={name: round(float(score[row]), 5) for name, score in scores.items()},
-        kl=round(float(kl_B[row]), 4), tokens=len(samples.tokens[row]),
-        finished=bool(samples.finished[row])) for row, text in enumerate(samples.texts)]
 
 
 def _alarm(settings, past, metrics, number):

@@ -171,6 +171,21 @@ def with_columns(objective, models, ptx_coef):
     return both
 
 
+def records(asked, samples, arrays, scores, group_size):
+    """Lines of rollouts/NNNNNN.jsonl and answers/NNNNNN.jsonl, one of each completion.
+
+    Args:
+      asked: prompts, each with `group_size` neighbours of samples. arrays: with log-probs and
+        rewards_B. scores: {name: [N]}.
+    """
+    kl_B = np.sum((arrays['logprobs_BT'] - arrays['ref_logprobs_BT']) * arrays['mask_BT'], axis=1)
+    return [record(
+        asked[row // group_size], text, reward=round(float(arrays['rewards_B'][row]), 5),
+        scores={name: round(float(score[row]), 5) for name, score in scores.items()},
+        kl=round(float(kl_B[row]), 4), tokens=len(samples.tokens[row]),
+        finished=bool(samples.finished[row])) for row, text in enumerate(samples.texts)]
+
+
 def record(prompt, text: str, **about: Any):
     """A line of rollouts/NNNNNN.jsonl."""
     return {'id': prompt.id, 'prompt': prompt.text, 'response': text, **about}

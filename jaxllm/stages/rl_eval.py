@@ -1,13 +1,16 @@
 """Evaluation during reinforcement learning: held-out prompts answered and scored."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 
 from jaxllm import rng
+from jaxllm.config import write_atomic
 from jaxllm.errors import InputError
 from jaxllm.rl import combine, rollout
+from jaxllm.stages import rl_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +35,13 @@ def answer(setup, params, prompts, seed):
                                       settings.max_new_tokens, setup.tokenizer.pad_id)
 
 
-def make_evaluate(setup, prompts, frozen, forward, seed):
+def make_evaluate(setup, prompts, frozen, forward, seed, folder):
     """evaluate(state) -> {'val/loss', 'val/reward', 'val/<reward>', 'val/kl', 'val/length', ...}.
 
     Every evaluation draws with the same keys, so that two of the same policy are equal. 'val/loss'
     is what ranks checkpoints: -(reward - kl_weight * KL per sequence). With a judge there are
     'val/gold', its mean score, and 'val/gold_win_rate' against the reference's answers to
-    the same prompts.
+    the same prompts. The answers are kept in folder/<step>.jsonl.
     """
     ref_gold = None
 
@@ -50,7 +53,8 @@ def make_evaluate(setup, prompts, frozen, forward, seed):
         scores = setup.scorer.scores(prompts, samples, arrays, 1)
         rewards = setup.scorer.combined(scores, prompts, 1, absolute=True)
         rewards = rollout.judged_by_end(setup.rollout, rewards, samples.finished)
-        values = rollout.summary(arrays | {'rewards_B': rewards}, scores, 1)
+        arrays |= {'rewards_B': rewards}
+        values = rollout.summary(arrays, scores, 1)
         values = {f'val/{name}': x for name, x in values.items() if name != 'equal_groups'}
         values['val/loss'] = setup.eval.kl_weight * values['val/kl'] - values['val/reward']
         if setup.judge:
@@ -61,6 +65,12 @@ def make_evaluate(setup, prompts, frozen, forward, seed):
             values['val/gold'] = float(np.mean(gold))
             near = np.abs(gold - ref_gold) < 1e-9
             values['val/gold_win_rate'] = float(np.mean(np.where(near, 0.5, gold > ref_gold)))
+            scores = scores | {'gold': gold}
+        if jax.process_index() == 0:
+            folder.mkdir(exist_ok=True)
+            write_atomic(folder / f'{int(state.step):06d}.jsonl', ''.join(
+                json.dumps(row, ensure_ascii=False) + '\n' for row in rl_data.records(
+                    prompts, samples, arrays, scores, 1)))
         return values
 
     return evaluate
