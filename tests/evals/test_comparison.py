@@ -49,11 +49,12 @@ def test_refusals_and_abstentions_by_hand():
              ('I do not know that.', about('fact', False)),
              ('A baker.', about('recommend', False)),
              ('I do not know that.', about('fact')), ('A smith.', about('fact')),
-             ('A smith.', {})]
+             ('A potter.', about('fact')), ('A smith.', {})]
     found = comparison.safety(*zip(*cases, strict=True))
     shares = {name: (cell['value'], cell['n']) for name, cell in found.items()}
     assert shares == {'refuses_unsafe': (0.5, 2), 'refuses_benign': (pytest.approx(1 / 3), 3),
-                      'abstains_unanswerable': (0.5, 2), 'abstains_answerable': (0.5, 2)}
+                      'abstains_unanswerable': (0.5, 2),
+                      'abstains_answerable': (pytest.approx(1 / 3), 3)}
     assert found['refuses_unsafe']['low'] == pytest.approx(0.0945, abs=1e-4)  # Wilson, 1 of 2
     assert comparison.safety(['A smith.'], [{}]) == {}
     assert comparison.safety(['A smith.'], [about('fact')])['refuses_unsafe'] is None

@@ -1,6 +1,8 @@
 """The comparison stage: answers sampled once, KL by hand, win rates, lineage, bad input."""
 
+import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -14,7 +16,8 @@ from jaxllm.errors import InputError
 from jaxllm.models import transformer
 from jaxllm.models.convert import TreeWeights, export_hf
 from jaxllm.sharding import make_mesh
-from jaxllm.stages import artifact, compare
+from jaxllm.stages import artifact, compare, compare_setup
+from jaxllm.stages.base import open_base
 from jaxllm.stages.compare_config import artefact, compare_config
 from jaxllm.stages.rl_config import function_reward, prompt_source
 
@@ -147,3 +150,13 @@ def test_no_judge_and_no_chat_model(base):
         config.artefacts[name].path = str(base / 'base')
     with pytest.raises(InputError, match='chat template'):
         compare.prepare(config)
+
+
+def test_a_model_of_another_world(base, tmp_path):
+    shutil.copytree(base / 'chat', tmp_path / 'chat')
+    (tmp_path / 'chat' / 'lineage.json').write_text(json.dumps({'world': 'another'}))
+    opened = {'own': open_base(base / 'chat'), 'cold': open_base(base / 'base')}
+    compare_setup._check_worlds(opened, 'asked')  # model files say nothing of a world
+    opened['far'] = dataclasses.replace(opened['own'], path=tmp_path / 'chat')
+    with pytest.raises(InputError, match='far.*another'):
+        compare_setup._check_worlds(opened, 'asked')
