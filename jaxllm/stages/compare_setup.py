@@ -122,5 +122,5 @@ def _check_worlds(opened, asked):
         learned = json.loads(file.read_text()) if file.exists() else {}
         if 'world' in learned and learned['world'] != asked:
             raise InputError(f'config.artefacts.{name}: {base.path} has learned the world '
-                             f'{learned["world"]} and config.world is {asked}; give its world, e.g. '
-                             '--config.seed=1, or compare models of one world')
+                             f'{learned["world"]} and config.world is {asked}; give its '
+                             'world, e.g. --config.seed=1, or compare models of one world')
