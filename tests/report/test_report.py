@@ -147,7 +147,7 @@ def test_a_run_at_its_very_beginning(tmp_path):
         '{"step": 1, "kind": "perf", "tokens_per_second": 950.0}\n')
     text = write_report(tmp_path).read_text()
     assert 'Speed 950 tokens/s' in visible(text)
-    assert 'Validation loss nan nats per token, step 0' in visible(text)
+    assert 'Validation loss nan nats, step 0' in visible(text)  # no bits per byte: no text
     assert '(nothing)' in text and text.count('<circle') == 3
 
 
