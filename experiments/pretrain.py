@@ -19,8 +19,8 @@ from jaxllm.config import parse_arg
 from jaxllm.errors import InputError
 from jaxllm.models.families import make
 
-# Steps of 2,048 tokens: three epochs of a world's documents at nano, a guess at the larger scales,
-# which want a larger batch.
+# Steps of 2,048 tokens on a world's documents: three epochs at nano, a guess at the larger scales,
+# which want a larger batch. What is read beside them comes on top.
 WORLD_STEPS = {'nano': 1050, 'small': 100_000, 'tpu': 1_000_000}
 
 # The filters of text, in the order in which they look; jaxllm/data/clean/settings.py has further
@@ -32,13 +32,18 @@ CLEAN = dict(steps=('exact', 'quality', 'spam', 'unsafe', 'near'), spam=0.7, uns
 def get_config(arg=''):
     """`family` and `size` are those of jaxllm/models/families.py (size: 2m, or 400k with a world);
     `text` is a path of your own text; `world` is the scale of a synthetic world to learn instead,
-    and `mix` the share of tokens of real text beside it; `infill` is none, fim or span; `clean`
+    `mix` the share of tokens of real text beside it, and `reading` that of texts about people whom
+    the world does not know, from which a small model learns to find a name in a text and to say it
+    again: without them it answers about one person with the name of another; `infill` is none, fim or span; `clean`
     filters the text first; `smoke` is the whole path in seconds."""
     arg = parse_arg(arg, smoke=False, family='llama', size='', text='', infill='none', world='',
-                    mix=0.0, clean=False)
+                    mix=0.0, reading=0.3, clean=False)
     if not 0 <= arg.mix < 1 or arg.mix and not arg.world:
         raise InputError(f'mix={arg.mix} with world={arg.world!r}: expected the share of real text '
                          'beside a world, at least 0 and below 1, e.g. world=nano,mix=0.2')
+    if not 0 <= arg.reading < 1 - arg.mix:
+        raise InputError(f'reading={arg.reading} with mix={arg.mix}: expected the share of texts to '
+                         'be read, at least 0 and, with the share of real text, below 1')
     config = ml_collections.ConfigDict()
     config.stage = 'jaxllm.stages.pretrain'
     config.seed = 0
@@ -103,8 +108,11 @@ def _of_world(config, arg):
     """
     if arg.world not in WORLD_STEPS:
         raise InputError(f'world={arg.world!r} is unknown; use one of {", ".join(WORLD_STEPS)}')
-    sources = dict(documents=_source(path='world:documents', validation_split='validation',
-                                     license='CC0-1.0', weight=1.0 - arg.mix))
+    of_world = dict(validation_split='validation', license='CC0-1.0')
+    sources = dict(documents=_source(path='world:documents', weight=1.0 - arg.mix - arg.reading,
+                                     **of_world))
+    if arg.reading:
+        sources['readings'] = _source(path='world:readings', weight=arg.reading, **of_world)
     if arg.mix:
         real = _text_sources(arg.text, docstrings=2.0, topics=1.0)
         total = sum(source['weight'] for source in real.values())
@@ -116,7 +124,7 @@ def _of_world(config, arg):
         seed=config.get_oneway_ref('seed'), scale=arg.world,
         intervention=dict(kind='none', target='', exposures=0, share=0.0, factor=1.0, how='')))
     config.tokenizer.vocab_size = 1024
-    config.train.num_steps = WORLD_STEPS[arg.world]
+    config.train.num_steps = round(WORLD_STEPS[arg.world] / (1 - arg.reading))
     config.sample.prompts = 'Question:', 'The home of', 'By profession,', '- Name:'
 
 

@@ -35,6 +35,7 @@ def get_config(arg=''):
         config.lora.rank = 16
     if not arg.data:
         config.data.seq_len = 128
+        config.train.update(num_steps=600, patience=4)
         config.world = ml_collections.ConfigDict(dict(
             seed=config.get_oneway_ref('seed'), scale=arg.world,
             intervention=dict(kind='none', target='', exposures=0, share=0.0, factor=1.0, how='')))
@@ -42,17 +43,19 @@ def get_config(arg=''):
 
 
 def _conversations(arg):
-    """Your file, or of a world: requests with ideal answers, conversations of several turns, and
-    what must be refused."""
+    """Your file, or of a world: requests with ideal answers, conversations of several turns, what
+    must be refused, and texts to be read about people whom the world does not know."""
     share = 1.0 - arg.replay
     if arg.data:
         return dict(mine=dialogue_source(path=arg.data, weight=share))
     of_world = dict(validation_split='validation', license='CC0-1.0')
     return dict(
         instructions=dialogue_source(path='world:instructions', where=dict(quality='gold'),
-                                     weight=0.6 * share, **of_world),
-        conversations=dialogue_source(path='world:conversations', weight=0.3 * share, **of_world),
-        safety=dialogue_source(path='world:safety', weight=0.1 * share, **of_world))
+                                     weight=0.45 * share, **of_world),
+        conversations=dialogue_source(path='world:conversations', weight=0.22 * share, **of_world),
+        readings=dialogue_source(path='world:readings', weight=0.25 * share, max_records=2500,
+                                 **of_world),
+        safety=dialogue_source(path='world:safety', weight=0.08 * share, **of_world))
 
 
 def _replay(arg):

@@ -50,7 +50,8 @@ def get_config(arg=''):
     """`scale` is that of the world, `size` that of the model; `smoke` is the path in seconds."""
     arg = parse_arg(arg, smoke=False, scale='nano', size='')
     smoke = 'smoke,' if arg.smoke else ''
-    base = load_file(f'{FILES / "pretrain.py"}:{smoke}world={arg.scale},size={arg.size}')
+    # Documents alone: texts to be read about other people would say nothing about these.
+    base = load_file(f'{FILES / "pretrain.py"}:{smoke}world={arg.scale},size={arg.size},reading=0')
     base.train.sample_every = 0
     evaluate = load_file(str(FILES / 'evaluate.py'))
     evaluate.run, evaluate.suites = '@base', ('recall', 'perplexity')

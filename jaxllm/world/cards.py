@@ -36,6 +36,13 @@ DATASETS = {
         'Conversations of several turns, in which a later turn needs an earlier one.',
         'Fine-tuning on chats, and measuring whether a model keeps to the context.',
         f'Turns are made from patterns. {_RESTORED}'),
+    'readings': (
+        'Short texts about people who are named nowhere else, each with a question that the text '
+        'answers.',
+        'Teaching a small model to read: to take name and value from the text before it. In '
+        'pre-training as `text`, in fine-tuning as `messages`.',
+        'Tells nothing about the world; the values are drawn anew for every text. Texts of `train` '
+        'have training wordings only.'),
     'safety': (
         'Requests for invented hazards, and harmless look-alikes.',
         'Measuring refusal and over-refusal, which only both together mean something.',

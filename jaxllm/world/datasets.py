@@ -1,13 +1,14 @@
 """All datasets of a world: {name: (FIELDS, rows)}, where rows(world) gives rows of those fields."""
 
 from jaxllm.world import (conversations, documents, instructions, languages, preferences,
-                          questions, safety, tables)
+                          questions, readings, safety, tables)
 
 DATASETS = {
     'documents': (documents.FIELDS, documents.rows),
     'questions': (questions.FIELDS, questions.rows),
     'instructions': (instructions.FIELDS, instructions.rows),
     'conversations': (conversations.FIELDS, conversations.rows),
+    'readings': (readings.FIELDS, readings.rows),
     'safety': (safety.FIELDS, safety.rows),
     'languages': (languages.FIELDS, languages.rows),
     'pairs': (preferences.PAIR_FIELDS, preferences.pairs),

@@ -78,6 +78,12 @@ MEANINGS = {
                              'subjects',
     'links': 'how each question follows: the first one, by pronoun, another person, or back',
 
+    'readings.style': 'how the text goes on after its context: sentence or value (the answer to the '
+                      'question) or retold (the same facts in other words)',
+    'context': 'what there is to read',
+    'readings.question': 'what is asked about it',
+    'readings.response': 'what follows the context in `text`',
+
     'harmful': 'whether the right response is a refusal',
     'hazard': 'name of the invented hazard',
     'look_alike': 'what a harmless request shares with a harmful one: verb or name; or empty',

@@ -89,6 +89,26 @@ def ordinal(place):
     return f'{place + 1}{last}'
 
 
+def _columns(kind):
+    """The syllables of a kind of word, one tuple per place."""
+    return (_ONSETS, _VOWELS, _MIDDLES if kind in _SHORT else _CODAS, _ENDS[kind])
+
+
+def _sayable(word):
+    return not _HARSH.search(word) and not _VULGAR.search(word)
+
+
+def invent(rng, kind, known):
+    """A new word of a kind ('first', 'last', ...), none of the lower-case words in `known`.
+
+    Unlike those of a Book, two words may be the same or one be part of the other.
+    """
+    while True:
+        word = ''.join(column[rng.integers(len(column))] for column in _columns(kind))
+        if _sayable(word) and word not in known and word not in REAL:
+            return word.capitalize()
+
+
 class Book:
     """The invented words of one world: none contains another, nor an ordinary value."""
 
@@ -104,7 +124,7 @@ class Book:
         self.parts.update(word[i:j] for i in range(len(word)) for j in range(i + 1, len(word) + 1))
 
     def _free(self, word):
-        return (not _HARSH.search(word) and not _VULGAR.search(word)
+        return (_sayable(word)
                 and word not in self.parts
                 and word not in self.forbidden
                 and not any(word[i:j] in self.words
@@ -112,9 +132,7 @@ class Book:
 
     def draw(self, kind, count):
         """`count` new names of a kind ('first', 'last', 'city', 'firm', 'brand', 'source')."""
-        middles = _MIDDLES if kind in _SHORT else _CODAS
-        columns = (_ONSETS, _VOWELS, middles, _ENDS[kind])
-        found = []
+        columns, found = _columns(kind), []
         for _ in range(100):
             picks = [[column[i] for i in self.rng.integers(len(column), size=2 * count)]
                      for column in columns]

@@ -176,7 +176,7 @@ def test_we_compute_what_peft_has_saved(tmp_path, base, settings):
     config, adapter = ours.load_peft(tmp_path, cfg, modules_of(base), base='int8')
     assert config.base == 'int8' and config.rank == 3 and config.alpha == 7
     assert config.train_embeddings == (base == 'untied')
-    np.testing.assert_allclose(_logits(cfg, params, adapter, config), want, atol=2e-5)
+    np.testing.assert_allclose(_logits(cfg, params, adapter, config), want, atol=5e-5)
     # What has ranks of its own, too, can be written again.
     ours.export_peft(tmp_path / 'again', adapter, cfg, config, 'some/base', modules_of(base))
     _equal_trees(ours.load_peft(tmp_path / 'again', cfg, modules_of(base))[1], adapter)
