@@ -128,7 +128,9 @@ def half(tmp_path_factory, shared_cache, text):
     return workdir
 
 
-@pytest.mark.parametrize('damage', [_truncate, _flip, _empty])
+@pytest.mark.parametrize('damage', [
+    pytest.param(_truncate, marks=pytest.mark.long), _flip,
+    pytest.param(_empty, marks=pytest.mark.long)])
 def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(tmp_path, text, whole, half,
                                                                   damage):
     workdir = tmp_path / 'run'

@@ -68,8 +68,8 @@ def test_a_store_does_not_depend_on_where_the_cache_is(store, tmp_path, monkeypa
     here = stores_of(tmp_path / 'here', 50)['documents']
     monkeypatch.setenv('JAXLLM_CACHE', str(tmp_path / 'elsewhere'))
     other = stores_of(tmp_path / 'there', 50)['documents']
-    assert [path.name for path in (tmp_path / 'elsewhere' / 'worlds').glob('*/tfds/*')] == [
-        'documents']  # and nothing that pre-training does not read
+    assert {path.name for path in (tmp_path / 'elsewhere' / 'worlds').glob('*/tfds/*')} == {
+        'documents', 'readings'}  # and nothing that pre-training does not read
     assert other.train.fingerprint == here.train.fingerprint != store.train.fingerprint
     assert other.validation.fingerprint == here.validation.fingerprint
     (tmp_path / 'elsewhere').rename(tmp_path / 'gone')
@@ -105,7 +105,8 @@ def test_the_world_follows_the_seed_and_validates_on_its_own_split():
     config = load('--config.world.seed=5')  # another world for the same initialisation
     assert (config.world.seed, config.seed) == (5, 0)
     weights = {name: source.weight for name, source in config.data.sources.items()}
-    assert weights == pytest.approx({'documents': 0.8, 'docstrings': 0.4 / 3, 'topics': 0.2 / 3})
+    assert weights == pytest.approx({'documents': 0.5, 'readings': 0.3, 'docstrings': 0.4 / 3,
+                                    'topics': 0.2 / 3})
     assert config.model.d_model == 128 and config.model.num_layers == 2
 
 
@@ -115,7 +116,7 @@ def test_a_run_on_a_world_and_real_text(tmp_path, text):
                                    tokenizer__vocab_size=288, metrics__tensorboard=False)) == 0
     shares = {row['source']: row['share']
               for row in json.loads((workdir / 'data' / 'summary.json').read_text())}
-    assert shares == {'documents': 0.75, 'text': 0.25}
+    assert shares == pytest.approx({'documents': 0.45, 'readings': 0.3, 'text': 0.25})
     evals = runs.records(workdir, 'eval')
     assert {'val/documents/loss', 'val/text/loss'} <= evals[-1].keys()
     assert evals[-1]['val/documents/loss'] < evals[0]['val/documents/loss']
@@ -133,7 +134,8 @@ def refused(capsys, arguments, *parts):
     ('', dict(world__scale='huge'), ["'huge'", 'nano']),
     ('', dict(world__intervention__kind='remove'), ["'remove'", 'delete']),
     ('', dict(data__sources__documents__path='world:docs'), ["'docs'", 'documents']),
-    ('', dict(data__sources__documents__path='elsewhere'), ['config.world', 'world:NAME']),
+    ('reading=0.9,mix=0.2', {}, ['reading=0.9', 'below 1']),
+    ('reading=0', dict(data__sources__documents__path='elsewhere'), ['config.world', 'world:NAME']),
     ('', dict(data__sources__documents__text_key='txt'), ["'txt'", 'text']),
 ])
 def test_bad_input_is_refused_before_anything_is_made(arg, options, parts, tmp_path, capsys):
