@@ -33,6 +33,10 @@ def get_config(arg=''):
     if arg.lora:
         config.lora.rank = 16
     of_world(config, arg.world)
+    # Rewards that order 55 to 60% of pairs rightly are soon over-optimised: with 0.05 and 200 steps
+    # the KL of one seed of three reached 28 nats, and its answers lost to those it began with.
+    config.objective.kl_coef = config.eval.kl_weight = 0.2
+    config.train.num_steps = 120
     if arg.ptx:
         config.ptx_coef = arg.ptx
         config.data.replay = dict(documents=dict(

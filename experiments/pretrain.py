@@ -34,16 +34,16 @@ def get_config(arg=''):
     `text` is a path of your own text; `world` is the scale of a synthetic world to learn instead,
     `mix` the share of tokens of real text beside it, and `reading` that of texts about people whom
     the world does not know, from which a small model learns to find a name in a text and to say it
-    again: without them it answers about one person with the name of another; `infill` is none, fim or span; `clean`
-    filters the text first; `smoke` is the whole path in seconds."""
+    again: without them it answers about one person with the name of another; `infill` is none, fim
+    or span; `clean` filters the text first; `smoke` is the whole path in seconds."""
     arg = parse_arg(arg, smoke=False, family='llama', size='', text='', infill='none', world='',
                     mix=0.0, reading=0.3, clean=False)
     if not 0 <= arg.mix < 1 or arg.mix and not arg.world:
         raise InputError(f'mix={arg.mix} with world={arg.world!r}: expected the share of real text '
                          'beside a world, at least 0 and below 1, e.g. world=nano,mix=0.2')
     if not 0 <= arg.reading < 1 - arg.mix:
-        raise InputError(f'reading={arg.reading} with mix={arg.mix}: expected the share of texts to '
-                         'be read, at least 0 and, with the share of real text, below 1')
+        raise InputError(f'reading={arg.reading} with mix={arg.mix}: expected the share of texts '
+                         'to be read, at least 0 and, with the share of real text, below 1')
     config = ml_collections.ConfigDict()
     config.stage = 'jaxllm.stages.pretrain'
     config.seed = 0

@@ -73,7 +73,7 @@ def _smoke(config):
     config.init_from = '@base'
     for source in config.data.conversations.values():
         source.max_records = 60
-    config.data.seq_len = 96
+    config.data.seq_len = 192  # the smoke base has few merges
     config.optim.warmup_steps = 2
     config.train.update(num_steps=12, batch_size=8, log_every=2, eval_every=4, sample_every=6,
                         save_every=4, patience=0)

@@ -78,8 +78,8 @@ MEANINGS = {
                              'subjects',
     'links': 'how each question follows: the first one, by pronoun, another person, or back',
 
-    'readings.style': 'how the text goes on after its context: sentence or value (the answer to the '
-                      'question) or retold (the same facts in other words)',
+    'readings.style': 'how the text goes on after its context: sentence or value (the answer to '
+                      'the question) or retold (the same facts in other words)',
     'context': 'what there is to read',
     'readings.question': 'what is asked about it',
     'readings.response': 'what follows the context in `text`',
