@@ -5,6 +5,7 @@ another one. The order follows from that.
 """
 
 import json
+import time
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from jaxllm.errors import InputError
 from jaxllm.report import done as marks
 from jaxllm.stages import lineage
 from jaxllm.stages.run import claimed, execute, stage_of
+from jaxllm.train.progress import duration
 from jaxllm.train.progress import stage as say
 
 
@@ -64,11 +66,13 @@ def run(config, workdir):
         step_config = configs.from_dict(sweep.resolve(step, places)).lock()
         folder, stage = workdir / name, stage_of(step_config)
         say(f'{what} ({step["stage"].rpartition(".")[2]}) in {folder}')
+        started = time.monotonic()
         stage.prepare(step_config)
         if jax.process_index() == 0:
             _follow_a_move(folder, step_config)
         with claimed(folder, step_config):
             execute(stage, step_config, folder)
+        say(f'{what} took {duration(time.monotonic() - started)}')
 
 
 def _done(workdir, steps):
