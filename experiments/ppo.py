@@ -75,7 +75,8 @@ def _smoke(config):
     config.init_from = '@sft'
     steps = load_file(f'{_HERE / "reward.py"}:smoke').steps.to_dict()
     steps['reward_helpful'] = steps.pop('reward')
-    steps['reward_safe'] = load_file(f'{_HERE / "reward.py"}:smoke,criterion=safe').steps.reward.to_dict()
+    safe = load_file(f'{_HERE / "reward.py"}:smoke,criterion=safe').steps.reward
+    steps['reward_safe'] = safe.to_dict()
     config.rewards.helpful.run, config.rewards.safe.run = '@reward_helpful', '@reward_safe'
     return ml_collections.ConfigDict(dict(
         stage='jaxllm.stages.chain', seed=0, steps=dict(steps, aligned=config)))
