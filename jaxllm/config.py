@@ -24,8 +24,8 @@ from ml_collections import config_flags
 
 from jaxllm.errors import InputError
 
-# Settings that may differ when a run is resumed: they do not change its numbers, or are the way past
-# a reward function that fails.
+# Settings that may differ when a run is resumed: they do not change its numbers, or are the way
+# past a reward function that fails.
 _FREE_ON_RESUME = re.compile(
     r'(steps\.[^.]+\.)?((sharding|checkpoint|metrics|alarms)\.|train\.profile_step'
     r'|rewards\.[^.]+\.(on_error|timeout_s|check_repeat)$)')

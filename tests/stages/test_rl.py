@@ -12,8 +12,8 @@ from jaxllm.data import chat, tokenizer
 from jaxllm.errors import InputError
 from jaxllm.stages import reward_model
 
-# 4 prompts x 2 samples in batches of 4, twice: 4 steps on each rollout.
-PERIOD, STEPS = 4, 12
+# 8 prompts x 2 samples in batches of 8, twice: 4 steps on each rollout.
+PERIOD, STEPS = 4, 24
 CONFIG = '''
 from jaxllm.stages.rl_config import OBJECTIVES, function_reward, prompt_source, rl_config
 
@@ -77,9 +77,9 @@ def write_prompts(folder, *others):
 def argv(folder, parent, *, run='run', method='ppo', **values):
     defaults = dict(
         init_from=parent, data__prompts__mine__path=folder / 'prompts.jsonl',
-        data__holdout_share=0.25, rollout__prompts=4, rollout__samples=2, rollout__epochs=2,
-        rollout__max_new_tokens=6, rollout__score_batch_size=8, train__num_steps=STEPS,
-        train__batch_size=4, train__log_every=1, train__eval_every=2 * PERIOD,
+        data__holdout_share=0.25, rollout__prompts=8, rollout__samples=2, rollout__epochs=2,
+        rollout__max_new_tokens=6, rollout__score_batch_size=16, train__num_steps=STEPS,
+        train__batch_size=8, train__log_every=1, train__eval_every=2 * PERIOD,
         train__save_every=PERIOD, eval__max_prompts=4, optim__lr=1e-3, metrics__tensorboard=False)
     return ['run', f'--config={folder / "rl_file.py"}:{method}', f'--workdir={folder / run}',
             *runs.overrides(**defaults | values)]
@@ -135,7 +135,7 @@ def test_a_reward_that_fails_stops_a_run_that_can_go_on(mode, words, folder, par
     for part in (words, "reward 'mine'", 'prompt', 'start the same command again', 'on_error'):
         assert part in error
     failed = runs.records(workdir, file='rewards/reward_failures.jsonl')
-    assert len(failed) == 8 and all('response' in line for line in failed)
+    assert len(failed) == 16 and all('response' in line for line in failed)
     assert list(rollouts(workdir)) == ['000000.jsonl'] and not (workdir / 'done.json').exists()
     if mode == 'raise':
         values |= dict(rewards__mine__on_error='zero_and_count', rewards__mine__timeout_s=10.0)
@@ -175,7 +175,7 @@ def test_prompts_that_are_too_long_are_named_or_counted(folder, parent, capsys):
     (dict(train__save_every=6), ['train.save_every=6', 'multiple of 4']),
     (dict(train__eval_every=2), ['train.eval_every=2', 'multiple of 4']),
     (dict(train__num_steps=10), ['train.num_steps=10', 'multiple of 4']),
-    (dict(train__batch_size=3), ['train.batch_size=3']),
+    (dict(train__batch_size=24), ['gives 16 examples', 'train.batch_size=24', 'use a divisor']),
     (dict(rollout__samples=1, method='grpo'), ['rollout.samples=1', 'at least 2']),
     (dict(init_from=''), ['init_from is empty']),
     (dict(rewards__mine__path='stage_reward.none'), ['no function', 'score']),
