@@ -24,8 +24,11 @@ from ml_collections import config_flags
 
 from jaxllm.errors import InputError
 
-# Settings that may differ when a run is resumed, since they do not change its numbers.
-_FREE_ON_RESUME = ('sharding.', 'checkpoint.', 'metrics.', 'alarms.', 'train.profile_step')
+# Settings that may differ when a run is resumed: they do not change its numbers, or are the way
+# past a reward function that fails.
+_FREE_ON_RESUME = re.compile(
+    r'(steps\.[^.]+\.)?((sharding|checkpoint|metrics|alarms)\.|train\.profile_step'
+    r'|rewards\.[^.]+\.(on_error|timeout_s|check_repeat)$)')
 
 
 def parse_arg(arg, **defaults):
@@ -218,7 +221,7 @@ def fingerprint_of(values):
 
 def _free(key):
     """Whether a setting, also one of a step of a chain, may differ when a run is resumed."""
-    return re.sub(r'^steps\.[^.]+\.', '', key).startswith(_FREE_ON_RESUME)
+    return _FREE_ON_RESUME.match(key) is not None
 
 
 def cache_dir():

@@ -90,9 +90,9 @@ class FunctionProcess:
         self.close()
         env = os.environ | {'JAX_PLATFORMS': 'cpu',     # the accelerator is the trainer's
                             'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
-        self._child = subprocess.Popen([sys.executable, '-m', 'jaxllm.rl.reward_worker'], env=env,
-                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-                                       start_new_session=True)
+        self._child = subprocess.Popen(
+            [sys.executable, '-m', 'jaxllm.rl.reward_watch', str(os.getpid())], env=env, bufsize=0,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         # Also where nobody closes it: at the end of the interpreter, or of this object.
         self._end = weakref.finalize(self, _end, self._child)
         os.set_blocking(self._child.stdin.fileno(), False)

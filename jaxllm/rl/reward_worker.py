@@ -1,4 +1,4 @@
-"""Runs one reward function for `reward_process`: python -m jaxllm.rl.reward_worker.
+"""Runs one reward function for `reward_process`, in a process that `reward_watch` starts.
 
 Its stdin brings requests, its stdout takes replies; both are hidden from the function.
 """
@@ -11,8 +11,6 @@ import math
 import numbers
 import os
 import pickle
-import select
-import signal
 import struct
 import traceback
 import typing
@@ -115,19 +113,6 @@ def _number(value):
     return number, ''
 
 
-def _die_with_parent():
-    """A process beside this one that kills both when nobody holds the other end of stdin.
-
-    A thread could not, where the function holds the interpreter's lock.
-    """
-    if os.fork() == 0:
-        os.close(1)     # else nobody would see the worker's end there
-        poll = select.poll()
-        poll.register(0, 0)
-        poll.poll()
-        os.killpg(0, signal.SIGKILL)
-
-
 def main():
     requests, replies, function = os.fdopen(os.dup(0), 'rb'), os.dup(1), None
     with open(os.devnull, 'rb') as nothing:
@@ -148,8 +133,3 @@ def main():
         line = json.dumps(reply).encode() + b'\n'
         while line:
             line = line[os.write(replies, line):]
-
-
-if __name__ == '__main__':
-    _die_with_parent()
-    main()

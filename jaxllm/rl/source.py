@@ -26,7 +26,7 @@ class RolloutSource:
     needs_state = True
 
     def __init__(self, make, *, num_examples, epochs, batch_size, seed, folder, extra=None,
-                 like=None, process_index=0, process_count=1):
+                 like=None, check=None, process_index=0, process_count=1):
         """
         Args:
           make: make(number, state) -> (examples {name: numpy array by row}, metrics, records).
@@ -34,6 +34,7 @@ class RolloutSource:
           folder: where records are written, a file per rollout.
           extra: extra(step) -> this process's rows of more arrays, such as text for a
             pre-training loss.
+          check: check(number, metrics) of a rollout that has been written; may end the run.
           like: shapes of a whole batch without `extra`, {name: ShapeDtypeStruct}.
 
         Raises:
@@ -45,6 +46,7 @@ class RolloutSource:
                 'does not divide; use a divisor of it, e.g. '
                 f'--config.train.batch_size={_divisor(num_examples, batch_size)}')
         self._make, self._seed, self._folder, self._extra = make, seed, folder, extra
+        self._check = check
         self._num, self._batch_size, self._like = num_examples, batch_size, like
         self._steps_per_epoch = num_examples // batch_size
         self.period = epochs * self._steps_per_epoch
@@ -68,6 +70,8 @@ class RolloutSource:
             self._examples, metrics, records = self._make(number, state)
             self._columns = {f'rollout/{name}': np.float32(x) for name, x in metrics.items()}
             self._write(number, metrics, records)
+            if self._check:
+                self._check(number, metrics)
             self._number = number
             self._perf = {'rollout/time_s': time.monotonic() - began}
         epoch, part = divmod(inner, self._steps_per_epoch)

@@ -187,9 +187,11 @@ def run(config, workdir):
             setup.networks.models, setup.networks.reference), setup.rollout.score_batch_size,
             trainer.mesh)
         source = RolloutSource(
-            _maker(config, setup, prompts, frozen, forward, examples, workdir / 'rollouts'),
+            _maker(config, setup, prompts, frozen, forward, examples),
             num_examples=next(iter(shapes.values())).shape[0], epochs=setup.rollout.epochs,
             batch_size=config.train.batch_size, seed=config.seed, folder=workdir / 'rollouts',
+            check=lambda number, metrics: _alarm(
+                setup.alarms, history(workdir / 'rollouts', number), metrics, number),
             extra=extra, like=shapes | _columns(setup), process_index=jax.process_index(),
             process_count=jax.process_count())
         _check_period(config, source.period)
@@ -221,7 +223,7 @@ def _check_period(config, period):
                 f'--config.train.{name}={max(1, round(value / period)) * period}')
 
 
-def _maker(config, setup, prompts, frozen, forward, examples, folder):
+def _maker(config, setup, prompts, frozen, forward, examples):
     """make(number, state) of a RolloutSource: sample, score, look back, turn into examples."""
     settings, order = setup.rollout, rl_data.PromptOrder(prompts.train, config.seed)
 
@@ -239,7 +241,6 @@ def _maker(config, setup, prompts, frozen, forward, examples, folder):
         rewards = setup.scorer.combined(scores, asked, settings.samples)
         arrays['rewards_B'] = rollout.judged_by_end(settings, rewards, samples.finished)
         metrics = rollout.summary(arrays, scores, settings.samples)
-        _alarm(setup.alarms, history(folder, number), metrics, number)
         aux = {name: state.aux[name] for name in setup.algorithm.aux}
         made = jax.tree.map(rollout.local, examples(arrays, aux))
         return made, metrics, rl_data.records(asked, samples, arrays, scores, settings.samples)

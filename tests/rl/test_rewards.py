@@ -228,6 +228,59 @@ reward([Answered((), 'regex', 1)])
         time.sleep(0.01)
 
 
+TRAINER = '''
+import os, sys, threading, time
+from jaxllm.rl import reward_process
+start = reward_process.subprocess.Popen
+class Popen(start):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        # A process of the trainer's own that lives on, and holds the pipe to the worker.
+        helper = os.fork()
+        if not helper:
+            os.close(1)
+            time.sleep(60)
+            os._exit(0)
+        print(self.pid, helper, flush=True)
+reward_process.subprocess.Popen = Popen
+reward_process.FunctionProcess('r', 'toy_rewards.words', {})
+time.sleep(60)
+'''
+
+
+@pytest.mark.parametrize('moment_s', [0.0, 0.1, 1.0, 4.0])
+def test_no_worker_outlives_a_killed_trainer(moment_s):
+    """Whenever it is killed, and also while a process that it forked holds the pipe."""
+    trainer = subprocess.Popen([sys.executable, '-c', TRAINER], stdout=subprocess.PIPE,
+                               env=os.environ | {'PYTHONPATH': os.pathsep.join(
+                                   [str(HERE), *filter(None, sys.path)])})
+    with trainer:
+        pid, helper = map(int, trainer.stdout.readline().split())
+        time.sleep(moment_s)
+        trainer.kill()
+    try:
+        deadline = time.monotonic() + 5
+        while _group(pid):
+            assert time.monotonic() < deadline, 'the worker outlives the trainer'
+            time.sleep(0.01)
+    finally:
+        os.kill(helper, 9)
+        for left in _group(pid):
+            os.kill(left, 9)
+
+
+def _group(pid):
+    """Living processes of a process group."""
+    found = []
+    for path in pathlib.Path('/proc').glob('[0-9]*/stat'):
+        try:
+            state, _, group = path.read_text().rpartition(')')[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        found += [int(path.parent.name)] if int(group) == pid and state != 'Z' else []
+    return found
+
+
 def _alive(pid):
     try:
         state = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]

@@ -1,0 +1,195 @@
+"""Reinforcement learning: exact resume, rewards that fail, alarms, prompts and settings that
+cannot be used."""
+
+import json
+import os
+import signal
+
+import pytest
+import runs
+
+from jaxllm.data import chat, tokenizer
+from jaxllm.errors import InputError
+from jaxllm.stages import reward_model
+
+# 8 prompts x 2 samples in batches of 8, twice: 4 steps on each rollout.
+PERIOD, STEPS = 4, 24
+CONFIG = '''
+from jaxllm.stages.rl_config import OBJECTIVES, function_reward, prompt_source, rl_config
+
+
+def get_config(arg=''):
+    config = rl_config(f'jaxllm.objectives.{arg}', OBJECTIVES[arg])
+    config.rewards = dict(mine=function_reward('stage_reward.score'))
+    config.data.prompts = dict(mine=prompt_source(path=''))
+    return config
+'''
+# What it does is in a file beside it, so that it is repaired without another config: a mode, and
+# the file from whose existence on it holds.
+REWARD = '''
+import pathlib
+import time
+
+HERE = pathlib.Path(__file__).parent
+
+
+def score(records):
+    scores = [len(set(record.response)) / 7 + record.tokens / 16 for record in records]
+    mode, _, since = (HERE / 'mode').read_text().partition(' ')
+    if not mode or not pathlib.Path(since).exists():
+        return scores
+    if mode == 'raise':
+        raise KeyError('no such city')
+    if mode in ('hang', 'slow'):
+        (HERE / 'asleep').touch()
+        time.sleep(60 if mode == 'hang' else 5)
+    if mode == 'nan':
+        scores[0] = float('nan')
+    return scores[1:] if mode == 'short' else scores
+'''
+
+
+@pytest.fixture(scope='module')
+def parent(tmp_path_factory, shared_cache, text):
+    workdir = tmp_path_factory.mktemp('parent') / 'base'
+    runs.run(runs.argv(workdir, text, train__num_steps=4, train__save_every=2), devices=8,
+             JAXLLM_CACHE=str(shared_cache))
+    return workdir
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a config, prompts and a reward function that does well."""
+    (tmp_path / 'rl_file.py').write_text(CONFIG)
+    (tmp_path / 'stage_reward.py').write_text(REWARD)
+    (tmp_path / 'mode').write_text('')
+    write_prompts(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def write_prompts(folder, *others):
+    rows = [f'number {i}?' for i in range(24)] + list(others)
+    (folder / 'prompts.jsonl').write_text(
+        ''.join(json.dumps({'prompt': row}) + '\n' for row in rows))
+
+
+def argv(folder, parent, *, run='run', method='ppo', **values):
+    defaults = dict(
+        init_from=parent, data__prompts__mine__path=folder / 'prompts.jsonl',
+        data__holdout_share=0.25, rollout__prompts=8, rollout__samples=2, rollout__epochs=2,
+        rollout__max_new_tokens=6, rollout__score_batch_size=16, train__num_steps=STEPS,
+        train__batch_size=8, train__log_every=1, train__eval_every=2 * PERIOD,
+        train__save_every=PERIOD, eval__max_prompts=4, optim__lr=1e-3, metrics__tensorboard=False)
+    return ['run', f'--config={folder / "rl_file.py"}:{method}', f'--workdir={folder / run}',
+            *runs.overrides(**defaults | values)]
+
+
+def said(capsys, arguments, code):
+    assert runs.run_here(arguments) == code
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def rollouts(workdir):
+    return {path.name: path.read_bytes() for path in sorted((workdir / 'rollouts').iterdir())}
+
+
+@pytest.mark.kill
+def test_kills_in_a_rollout_and_in_updates_leave_no_trace(folder, parent, shared_cache):
+    """Invariant 31, with a KL coefficient that moves."""
+    env = dict(JAXLLM_CACHE=str(shared_cache), PYTHONPATH=f'{runs.ROOT}{os.pathsep}{folder}')
+    values = dict(objective__kl_target=0.01, objective__kl_horizon=50.0)
+    runs.run(argv(folder, parent, run='whole', **values), **env)
+    workdir, whole = folder / 'run', folder / 'whole'
+    command = argv(folder, parent, **values)
+    (folder / 'mode').write_text(f'slow {workdir / "rollouts" / "000000.jsonl"}')
+    process = runs.start(command, **env)
+    assert runs.wait_for((folder / 'asleep').exists, process)   # the second rollout is scored
+    process.kill()
+    assert runs.finish(process)[0] == -signal.SIGKILL
+    assert runs.checkpoint_steps(workdir)[-1:] in ([], [PERIOD])
+    (folder / 'mode').write_text('')
+    process = runs.start(command, **env)
+    assert runs.wait_for(lambda: PERIOD < runs.last_step(workdir) + 1 < STEPS, process)
+    process.kill()
+    assert runs.finish(process)[0] == -signal.SIGKILL and not (workdir / 'done.json').exists()
+    runs.run(command, **env)
+    (workdir / 'samples.jsonl').touch()
+    (whole / 'samples.jsonl').touch()
+    want = runs.assert_same_run(workdir, whole, STEPS)
+    assert any('kl_coef' in name and x != 0.05 for name, x in want.items())
+    assert rollouts(workdir) == rollouts(whole) and len(rollouts(whole)) == STEPS // PERIOD
+
+
+@pytest.mark.parametrize('mode, words', [
+    ('raise', 'no such city'), ('hang', 'no answer within'), ('nan', 'not finite'),
+    ('short', 'it returned')])
+def test_a_reward_that_fails_stops_a_run_that_can_go_on(mode, words, folder, parent, capsys):
+    """After the function is repaired, or with such records as 0; what was sampled is kept."""
+    workdir = folder / 'run'
+    values = dict(method='grpo', train__num_steps=8, rewards__mine__timeout_s=20.0)
+    (folder / 'mode').write_text(f'{mode} {workdir / "rollouts" / "000000.jsonl"}')
+    if mode == 'hang':
+        values['rewards__mine__timeout_s'] = 0.5
+    error = said(capsys, argv(folder, parent, **values), 3)
+    for part in (words, "reward 'mine'", 'prompt', 'start the same command again', 'on_error'):
+        assert part in error
+    failed = runs.records(workdir, file='rewards/reward_failures.jsonl')
+    assert len(failed) == 16 and all('response' in line for line in failed)
+    assert list(rollouts(workdir)) == ['000000.jsonl'] and not (workdir / 'done.json').exists()
+    if mode == 'raise':
+        values |= dict(rewards__mine__on_error='zero_and_count', rewards__mine__timeout_s=10.0)
+    else:
+        (folder / 'mode').write_text('')
+    assert runs.run_here(argv(folder, parent, **values)) == 0
+    _, *again = runs.records(workdir, file='rollouts/000001.jsonl')
+    assert [line['response'] for line in again] == [line['response'] for line in failed]
+    assert (mode == 'raise') == all(line['scores']['mine'] == 0 for line in again)
+    error = said(capsys, argv(folder, parent, **values | dict(rewards__mine__weight=2.0)), 2)
+    assert 'rewards.mine.weight' in error and 'another config' in error
+
+
+def test_an_alarm_stops_the_run_which_can_go_on(folder, parent, capsys):
+    values = dict(method='grpo', train__num_steps=8, optim__lr=0.3, alarms__warmup=1,
+                  alarms__kl_max=1e-6, alarms__recent=1)
+    error = said(capsys, argv(folder, parent, alarms__stop=True, **values), 3)
+    for part in ('rollout 1: KL', 'nats per sequence', 'alarms.stop=False'):
+        assert part in error
+    stopped = rollouts(folder / 'run')
+    assert len(stopped) == 2        # also the one that gave the alarm, to be looked at
+    assert runs.run_here(argv(folder, parent, alarms__stop=False, **values)) == 0
+    assert rollouts(folder / 'run') == stopped
+
+
+def test_prompts_that_are_too_long_are_named_or_counted(folder, parent, capsys):
+    write_prompts(folder, 'x' * 200)
+    error = said(capsys, argv(folder, parent), 2)
+    assert 'max_reject_share' in error and 'too long' in error
+    assert runs.run_here(argv(folder, parent, method='grpo', train__num_steps=4,
+                              train__eval_every=4, data__max_reject_share=0.1)) == 0
+    (row,) = json.loads((folder / 'run' / 'data' / 'prompts.json').read_text())
+    assert row['prompts'] + row['held_out'] == 24
+
+
+@pytest.mark.parametrize('values, parts', [
+    (dict(train__save_every=6), ['train.save_every=6', 'multiple of 4']),
+    (dict(train__eval_every=2), ['train.eval_every=2', 'multiple of 4']),
+    (dict(train__num_steps=10), ['train.num_steps=10', 'multiple of 4']),
+    (dict(train__batch_size=24), ['gives 16 examples', 'train.batch_size=24', 'use a divisor']),
+    (dict(rollout__samples=1, method='grpo'), ['rollout.samples=1', 'at least 2']),
+    (dict(init_from=''), ['init_from is empty']),
+    (dict(rewards__mine__path='stage_reward.none'), ['no function', 'score']),
+], ids=str)
+def test_settings_that_cannot_be(values, parts, folder, parent, capsys):
+    error = said(capsys, argv(folder, parent, **values), 2)
+    assert all(part in error for part in parts), error
+
+
+def test_a_reward_model_of_another_tokenizer(parent):
+    template = chat.load_template('plain')
+    byte, char = tokenizer.byte_tokenizer(), tokenizer.char_tokenizer(['abc def'], 300)
+    base = type('Base', (), {'path': parent})
+    found = reward_model.RewardModel(base, None, 1.0, 0.0, template, byte, {})
+    found.check(byte, template)
+    with pytest.raises(InputError, match='another tokenizer'):
+        found.check(char, template)
