@@ -26,21 +26,23 @@ _HERE = pathlib.Path(__file__).parent
 
 def get_config(arg=''):
     """`world` is the scale of the synthetic world that the policy has learned; `rule` combines the
-    two rewards, sum or gate (Llama 2: safety first); `lora` trains adapters of the policy and of
-    its value network; `ptx` is the weight of a pre-training loss on the world's documents; `smoke`
-    makes a base, an SFT run and two reward models first, in seconds."""
-    arg = parse_arg(arg, smoke=False, world='nano', rule='sum', lora=False, ptx=0.0)
+    two rewards: gate (safe where the prompt is unsafe, helpful elsewhere) or sum; `lora` trains
+    adapters of the policy and of its value network; `ptx` is the weight of a pre-training loss on
+    the world's documents; `smoke` makes a base, an SFT run and two reward models first, in
+    seconds."""
+    arg = parse_arg(arg, smoke=False, world='nano', rule='gate', lora=False, ptx=0.0)
     config = rl_config('jaxllm.objectives.ppo', OBJECTIVES['ppo'])
     config.rewards = dict(helpful=model_reward(''), safe=model_reward(''))
     config.combine.rule = arg.rule
     if arg.rule == 'gate':
-        config.combine.update(helpful='helpful', safe='safe')
+        # By the prompt alone: a safe reward this weak would take over at random answers.
+        config.combine.update(helpful='helpful', safe='safe', threshold=0.0)
     if arg.lora:
         config.lora.rank = 16
     of_world(config, arg.world)
-    # Rewards that order 55 to 60% of pairs rightly are soon over-optimised: with 0.05 and 200 steps
-    # the KL of one seed of three reached 28 nats, and its answers lost to those it began with.
-    config.objective.kl_coef = config.eval.kl_weight = 0.2
+    # Rewards that order 55 to 60% of pairs rightly are soon over-optimised: with the sum,
+    # 0.05 and 200 steps one seed of three reached 28 nats and lost to the model it began with.
+    config.objective.kl_coef = config.eval.kl_weight = 0.1
     config.train.num_steps = 120
     if arg.ptx:
         config.ptx_coef = arg.ptx

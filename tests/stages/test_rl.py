@@ -49,11 +49,16 @@ def score(records):
 '''
 
 
+# Compiling is most of the time that these runs take.
+FAST = dict(XLA_FLAGS='--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0')
+
+
 @pytest.fixture(scope='module')
 def parent(tmp_path_factory, shared_cache, text):
     workdir = tmp_path_factory.mktemp('parent') / 'base'
-    runs.run(runs.argv(workdir, text, train__num_steps=4, train__save_every=2), devices=8,
-             JAXLLM_CACHE=str(shared_cache))
+    runs.run(runs.argv(workdir, text, train__num_steps=2, train__save_every=2, train__eval_every=2,
+                       train__sample_every=0, optim__warmup_steps=1, sample__prompts='()'),
+             JAXLLM_CACHE=str(shared_cache), **FAST)
     return workdir
 
 
@@ -78,7 +83,8 @@ def argv(folder, parent, *, run='run', method='ppo', **values):
     defaults = dict(
         init_from=parent, data__prompts__mine__path=folder / 'prompts.jsonl',
         data__holdout_share=0.25, rollout__prompts=8, rollout__samples=2, rollout__epochs=2,
-        rollout__max_new_tokens=6, rollout__score_batch_size=16, train__num_steps=STEPS,
+        rollout__max_new_tokens=6, rollout__unfinished='reward',
+        rollout__score_batch_size=16, train__num_steps=STEPS,
         train__batch_size=8, train__log_every=1, train__eval_every=2 * PERIOD,
         train__save_every=PERIOD, eval__max_prompts=4, optim__lr=1e-3, metrics__tensorboard=False)
     return ['run', f'--config={folder / "rl_file.py"}:{method}', f'--workdir={folder / run}',
@@ -97,7 +103,8 @@ def rollouts(workdir):
 @pytest.mark.kill
 def test_kills_in_a_rollout_and_in_updates_leave_no_trace(folder, parent, shared_cache):
     """Invariant 31, with a KL coefficient that moves."""
-    env = dict(JAXLLM_CACHE=str(shared_cache), PYTHONPATH=f'{runs.ROOT}{os.pathsep}{folder}')
+    env = FAST | dict(JAXLLM_CACHE=str(shared_cache),
+                      PYTHONPATH=f'{runs.ROOT}{os.pathsep}{folder}')
     values = dict(objective__kl_target=0.01, objective__kl_horizon=50.0)
     runs.run(argv(folder, parent, run='whole', **values), **env)
     workdir, whole = folder / 'run', folder / 'whole'
@@ -164,7 +171,10 @@ def test_an_alarm_stops_the_run_which_can_go_on(folder, parent, capsys):
 def test_prompts_that_are_too_long_are_named_or_counted(folder, parent, capsys):
     write_prompts(folder, 'x' * 200)
     error = said(capsys, argv(folder, parent), 2)
-    assert 'max_reject_share' in error and 'too long' in error
+    for part in ("source 'mine'", '1 of 25 records rejected', 'accept a larger share'):
+        assert part in error
+    rejected = (folder / 'run' / 'data' / 'rejects-mine.jsonl').read_text()
+    assert 'too long' in rejected and 'max_prompt_tokens' in rejected, rejected
     assert runs.run_here(argv(folder, parent, method='grpo', train__num_steps=4,
                               train__eval_every=4, data__max_reject_share=0.1)) == 0
     (row,) = json.loads((folder / 'run' / 'data' / 'prompts.json').read_text())
