@@ -9,8 +9,8 @@
 The first model is the reference that the others are held to. All of them answer the same prompts of
 a world once, and the world's hidden judge, which no one trains on, says who wins.
 
-Expect (first command, default runs of world seed 1): 1.5 minutes; win rates against SFT of 0.58
-[0.53, 0.63] for PPO, 0.52 [0.48, 0.56] for DPO and 0.56 [0.50, 0.62] for the best of four.
+Expect (first command, default runs of world seed 1): 1.5 minutes; win rates against SFT of 0.63
+[0.58, 0.69] for PPO, 0.52 [0.48, 0.56] for DPO and 0.56 [0.50, 0.62] for the best of four.
 """
 
 import pathlib

@@ -8,10 +8,10 @@
 It needs the SFT run of a world (experiments/sft.py) and two reward runs that were trained from it
 (experiments/reward.py, criterion=helpful and criterion=safe).
 
-Expect (first command, world seeds 0, 1, 2, one CPU core each): 6 minutes and a KL of 1.3 to 1.7
-nats per answer. Win rates against the SFT model on 256 test prompts (experiments/compare.py): 0.50,
-0.58 and 0.56 (95%: +-0.05) by the hidden judge, 0.67, 0.74 and 0.63 by its own reward `helpful`. So
-seed 0 gains nothing that the judge sees.
+Expect (first command, world seeds 0, 1, 2, one CPU core each): 6 minutes; win rates against the SFT
+model by the hidden judge on 256 test prompts (experiments/compare.py) of 0.59 [0.54, 0.64], 0.63
+[0.58, 0.69] and 0.63 [0.58, 0.69], at a KL of 2.0, 5.5 and 2.3 nats per answer. The models say more
+often that they do not know, also where they could (BUILD_NOTES.md).
 """
 
 import pathlib

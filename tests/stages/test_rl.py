@@ -83,10 +83,10 @@ def argv(folder, parent, *, run='run', method='ppo', **values):
     defaults = dict(
         init_from=parent, data__prompts__mine__path=folder / 'prompts.jsonl',
         data__holdout_share=0.25, rollout__prompts=8, rollout__samples=2, rollout__epochs=2,
-        rollout__max_new_tokens=6, rollout__unfinished='reward',
-        rollout__score_batch_size=16, train__num_steps=STEPS,
-        train__batch_size=8, train__log_every=1, train__eval_every=2 * PERIOD,
-        train__save_every=PERIOD, eval__max_prompts=4, optim__lr=1e-3, metrics__tensorboard=False)
+        rollout__max_new_tokens=6, rollout__unfinished='reward', rollout__score_batch_size=16,
+        train__num_steps=STEPS, train__batch_size=8, train__log_every=1,
+        train__eval_every=2 * PERIOD, train__save_every=PERIOD, eval__max_prompts=4, optim__lr=1e-3,
+        metrics__tensorboard=False)
     return ['run', f'--config={folder / "rl_file.py"}:{method}', f'--workdir={folder / run}',
             *runs.overrides(**defaults | values)]
 
