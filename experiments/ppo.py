@@ -3,10 +3,14 @@
     jaxllm run --config=experiments/ppo.py --config.init_from=runs/w_sft \\
         --config.rewards.helpful.run=runs/w_helpful --config.rewards.safe.run=runs/w_safe \\
         --workdir=runs/w_ppo
+    jaxllm run --config=experiments/ppo.py:data=my.jsonl,lora --config.init_from=smollm2.gguf \\
+        --config.rewards.mine.run=runs/mine_reward --workdir=runs/mine
     jaxllm run --config=experiments/ppo.py:smoke --workdir=/tmp/ppo
 
-It needs the SFT run of a world (experiments/sft.py) and two reward runs that were trained from it
-(experiments/reward.py, criterion=helpful and criterion=safe).
+The first needs the SFT run of a world (experiments/sft.py) and two reward runs that were trained
+from it (experiments/reward.py, criterion=helpful and criterion=safe). The second needs a reward run
+on comparisons of your own from the same model; any file with a `prompt` on each line has prompts,
+the one of the comparisons too.
 """
 
 import pathlib
@@ -14,25 +18,35 @@ import pathlib
 import ml_collections
 
 from jaxllm.config import load_file, parse_arg
+from jaxllm.errors import InputError
 from jaxllm.stages.rl_config import OBJECTIVES, model_reward, prompt_source, rl_config
 
 _HERE = pathlib.Path(__file__).parent
 
 
 def get_config(arg=''):
-    """`world` is the scale of the synthetic world that the policy has learned; `rule` combines the
-    two rewards, sum or gate (Llama 2: safety first); `lora` trains adapters of the policy and of
+    """`world` is the scale of the synthetic world that the policy has learned; `data` is a file of
+    your own prompts instead, with one learned reward, `mine`, unless a gate needs two; `rule`
+    combines the two rewards, sum or gate (Llama 2: safety first); `lora` trains adapters of the policy and of
     its value network; `ptx` is the weight of a pre-training loss on the world's documents; `smoke`
     makes a base, an SFT run and two reward models first, in seconds."""
-    arg = parse_arg(arg, smoke=False, world='nano', rule='sum', lora=False, ptx=0.0)
+    arg = parse_arg(arg, smoke=False, world='nano', data='', rule='sum', lora=False, ptx=0.0)
+    if arg.data and arg.ptx:
+        raise InputError(f'ptx={arg.ptx} replays documents of the world, and data={arg.data} is of '
+                         'none; use one of them')
     config = rl_config('jaxllm.objectives.ppo', OBJECTIVES['ppo'])
-    config.rewards = dict(helpful=model_reward(''), safe=model_reward(''))
+    names = ('mine',) if arg.data and arg.rule == 'sum' else ('helpful', 'safe')
+    config.rewards = {name: model_reward('') for name in names}
     config.combine.rule = arg.rule
     if arg.rule == 'gate':
         config.combine.update(helpful='helpful', safe='safe')
     if arg.lora:
         config.lora.rank = 16
-    of_world(config, arg.world)
+    if arg.data:
+        config.data.prompts = dict(mine=prompt_source(path=arg.data))
+        config.data.max_prompt_tokens = 256
+    else:
+        of_world(config, arg.world)
     if arg.ptx:
         config.ptx_coef = arg.ptx
         config.data.replay = dict(documents=dict(
