@@ -27,9 +27,9 @@ _HERE = pathlib.Path(__file__).parent
 def get_config(arg=''):
     """`world` is the scale of the synthetic world that the policy has learned; `data` is a file of
     your own prompts instead, with one learned reward, `mine`, unless a gate needs two; `rule`
-    combines the two rewards, sum or gate (Llama 2: safety first); `lora` trains adapters of the policy and of
-    its value network; `ptx` is the weight of a pre-training loss on the world's documents; `smoke`
-    makes a base, an SFT run and two reward models first, in seconds."""
+    combines the two rewards, sum or gate (Llama 2: safety first); `lora` trains adapters of the
+    policy and of its value network; `ptx` is the weight of a pre-training loss on the world's
+    documents; `smoke` makes a base, an SFT run and two reward models first, in seconds."""
     arg = parse_arg(arg, smoke=False, world='nano', data='', rule='sum', lora=False, ptx=0.0)
     if arg.data and arg.ptx:
         raise InputError(f'ptx={arg.ptx} replays documents of the world, and data={arg.data} is of '
