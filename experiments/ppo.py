@@ -31,9 +31,9 @@ def get_config(arg=''):
     policy and of its value network; `ptx` is the weight of a pre-training loss on the world's
     documents; `smoke` makes a base, an SFT run and two reward models first, in seconds."""
     arg = parse_arg(arg, smoke=False, world='nano', data='', rule='sum', lora=False, ptx=0.0)
-    if arg.data and arg.ptx:
-        raise InputError(f'ptx={arg.ptx} replays documents of the world, and data={arg.data} is of '
-                         'none; use one of them')
+    if arg.data and (arg.ptx or arg.smoke):
+        raise InputError(f'data={arg.data} is of no world, and ptx replays documents of one and '
+                         'smoke makes models of one; use data without them')
     config = rl_config('jaxllm.objectives.ppo', OBJECTIVES['ppo'])
     names = ('mine',) if arg.data and arg.rule == 'sum' else ('helpful', 'safe')
     config.rewards = {name: model_reward('') for name in names}
