@@ -3,10 +3,14 @@
     jaxllm run --config=experiments/ppo.py --config.init_from=runs/w_sft \\
         --config.rewards.helpful.run=runs/w_helpful --config.rewards.safe.run=runs/w_safe \\
         --workdir=runs/w_ppo
+    jaxllm run --config=experiments/ppo.py:data=my.jsonl,lora --config.init_from=smollm2.gguf \\
+        --config.rewards.mine.run=runs/mine_reward --workdir=runs/mine
     jaxllm run --config=experiments/ppo.py:smoke --workdir=/tmp/ppo
 
-It needs the SFT run of a world (experiments/sft.py) and two reward runs that were trained from it
-(experiments/reward.py, criterion=helpful and criterion=safe).
+The first needs the SFT run of a world (experiments/sft.py) and two reward runs that were trained
+from it (experiments/reward.py, criterion=helpful and criterion=safe). The second needs a reward run
+on comparisons of your own from the same model; any file with a `prompt` on each line has prompts,
+the one of the comparisons too.
 
 Expect (first command, world seeds 0, 1, 2, one CPU core each): 6 minutes; win rates against the SFT
 model by the hidden judge on 256 test prompts (experiments/compare.py) of 0.59 [0.54, 0.64], 0.63
@@ -19,31 +23,42 @@ import pathlib
 import ml_collections
 
 from jaxllm.config import load_file, parse_arg
+from jaxllm.errors import InputError
 from jaxllm.stages.rl_config import OBJECTIVES, model_reward, prompt_source, rl_config
 
 _HERE = pathlib.Path(__file__).parent
 
 
 def get_config(arg=''):
-    """`world` is the scale of the synthetic world that the policy has learned; `rule` combines the
-    two rewards: gate (safe where the prompt is unsafe, helpful elsewhere) or sum; `lora` trains
-    adapters of the policy and of its value network; `ptx` is the weight of a pre-training loss on
-    the world's documents; `smoke` makes a base, an SFT run and two reward models first, in
-    seconds."""
-    arg = parse_arg(arg, smoke=False, world='nano', rule='gate', lora=False, ptx=0.0)
+    """`world` is the scale of the synthetic world that the policy has learned; `data` is a file of
+    your own prompts instead; `rule` combines rewards: gate (safe where the prompt is unsafe, helpful
+    elsewhere; the default in a world) or sum (the default with data, of one learned reward, `mine`);
+    `lora` trains adapters of the policy and of its value network; `ptx` is the weight of a
+    pre-training loss on the world's documents; `smoke` makes a base, an SFT run and two reward
+    models first, in seconds."""
+    arg = parse_arg(arg, smoke=False, world='nano', data='', rule='', lora=False, ptx=0.0)
+    if arg.data and (arg.ptx or arg.smoke):
+        raise InputError(f'data={arg.data} is of no world, and ptx replays documents of one and '
+                         'smoke makes models of one; use data without them')
+    rule = arg.rule or ('sum' if arg.data else 'gate')
     config = rl_config('jaxllm.objectives.ppo', OBJECTIVES['ppo'])
-    config.rewards = dict(helpful=model_reward(''), safe=model_reward(''))
-    config.combine.rule = arg.rule
-    if arg.rule == 'gate':
+    names = ('mine',) if arg.data and rule == 'sum' else ('helpful', 'safe')
+    config.rewards = {name: model_reward('') for name in names}
+    config.combine.rule = rule
+    if rule == 'gate':
         # By the prompt alone: a safe reward this weak would take over at random answers.
         config.combine.update(helpful='helpful', safe='safe', threshold=0.0)
     if arg.lora:
         config.lora.rank = 16
-    of_world(config, arg.world)
-    # Rewards that order 55 to 60% of pairs rightly are soon over-optimised: with the sum,
-    # 0.05 and 200 steps one seed of three reached 28 nats and lost to the model it began with.
-    config.objective.kl_coef = config.eval.kl_weight = 0.1
-    config.train.num_steps = 120
+    if arg.data:
+        config.data.prompts = dict(mine=prompt_source(path=arg.data))
+        config.data.max_prompt_tokens = 256
+    else:
+        of_world(config, arg.world)
+        # Rewards that order 55 to 60% of pairs rightly are soon over-optimised: with the sum,
+        # 0.05 and 200 steps one seed of three reached 28 nats and lost to the model it began with.
+        config.objective.kl_coef = config.eval.kl_weight = 0.1
+        config.train.num_steps = 120
     if arg.ptx:
         config.ptx_coef = arg.ptx
         config.data.replay = dict(documents=dict(

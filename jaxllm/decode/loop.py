@@ -105,10 +105,10 @@ def insert(state, new, slots_R):
     """
     put = lambda old, rows: old.at[slots_R].set(rows, mode='drop')
     # What an earlier row has left behind the new prompt is hidden until it is written over.
-    in_cache = lambda old, rows: old.at[:, slots_R, :rows.shape[2]].set(rows, mode='drop')
+    in_cache = lambda old, rows: old.at[:, slots_R, :, :rows.shape[3]].set(rows, mode='drop')
     cache = state.cache.replace(
-        k_NBMKC=in_cache(state.cache.k_NBMKC, new.cache.k_NBMKC),
-        v_NBMKC=in_cache(state.cache.v_NBMKC, new.cache.v_NBMKC),
+        k_NBKMC=in_cache(state.cache.k_NBKMC, new.cache.k_NBKMC),
+        v_NBKMC=in_cache(state.cache.v_NBKMC, new.cache.v_NBKMC),
         lengths_B=put(state.cache.lengths_B, new.cache.lengths_B))
     fields = {name: jax.tree.map(put, getattr(state, name), getattr(new, name))
               for name in _BY_ROW}
@@ -121,7 +121,7 @@ def keep(state, slots_R):
     take = lambda x: x[slots_R]
     in_cache = lambda x: x[:, slots_R]
     cache = state.cache.replace(
-        k_NBMKC=in_cache(state.cache.k_NBMKC), v_NBMKC=in_cache(state.cache.v_NBMKC),
+        k_NBKMC=in_cache(state.cache.k_NBKMC), v_NBKMC=in_cache(state.cache.v_NBKMC),
         lengths_B=take(state.cache.lengths_B))
     fields = {name: jax.tree.map(take, getattr(state, name)) for name in _BY_ROW}
     return placed(state.replace(cache=cache, **fields))

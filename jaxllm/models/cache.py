@@ -14,9 +14,12 @@ from jaxllm.sharding import constrain
 
 @flax.struct.dataclass
 class Cache:
-    """Keys and values of all layers, and how many tokens of each row they cover."""
-    k_NBMKC: jax.Array
-    v_NBMKC: jax.Array
+    """Keys and values of all layers, and how many tokens of each row they cover.
+
+    Heads stand before tokens: a step's products then read the cache as it lies in memory.
+    """
+    k_NBKMC: jax.Array
+    v_NBKMC: jax.Array
     lengths_B: jax.Array  # tokens in the cache, before the ones being fed
     empty: bool = flax.struct.field(pytree_node=False, default=False)
 
@@ -24,13 +27,17 @@ class Cache:
         """The cache with keys and values of new tokens of one layer behind the old ones."""
         if self.empty:
             put = lambda cache, new: jax.lax.dynamic_update_slice(
-                cache, new[None].astype(cache.dtype), (layer, 0, 0, 0, 0))
+                cache, new.swapaxes(1, 2)[None].astype(cache.dtype), (layer, 0, 0, 0, 0))
         else:
             B, L = k_BLKC.shape[:2]
             rows_BL = jnp.broadcast_to(jnp.arange(B)[:, None], (B, L))
-            put = lambda cache, new: cache.at[layer, rows_BL, self.query_index(L)].set(
+            put = lambda cache, new: cache.at[layer, rows_BL, :, self.query_index(L)].set(
                 new.astype(cache.dtype), mode='drop')
-        return self.replace(k_NBMKC=put(self.k_NBMKC, k_BLKC), v_NBMKC=put(self.v_NBMKC, v_BLKC))
+        return self.replace(k_NBKMC=put(self.k_NBKMC, k_BLKC), v_NBKMC=put(self.v_NBKMC, v_BLKC))
+
+    def read(self, layer):
+        """(k_BMKC, v_BMKC) of one layer."""
+        return (self.k_NBKMC[layer].swapaxes(1, 2), self.v_NBKMC[layer].swapaxes(1, 2))
 
     def query_index(self, L):
         """Cache index of each of L new tokens, [B, L] int32."""
@@ -38,21 +45,21 @@ class Cache:
 
     def key_segments(self):
         """All ones: what lies behind a row's last token is hidden by its index, being later."""
-        return jnp.ones((self.k_NBMKC.shape[1], self.k_NBMKC.shape[2]), jnp.int32)
+        return jnp.ones((self.k_NBKMC.shape[1], self.k_NBKMC.shape[3]), jnp.int32)
 
 
 def empty(cfg, batch_size, length):
     """An empty cache of `length` tokens for `batch_size` rows."""
     att = cfg.attention
-    shape = cfg.num_layers, batch_size, length, att.num_kv_heads, att.head_dim
+    shape = cfg.num_layers, batch_size, att.num_kv_heads, length, att.head_dim
     zeros = lambda: jnp.zeros(shape, cfg.dtype)
     return placed(Cache(zeros(), zeros(), jnp.zeros((batch_size,), jnp.int32), empty=True))
 
 
 def placed(cache):
     """The cache with its sharding pinned: rows over the batch axes, heads over `tensor`."""
-    pin = lambda x: constrain(x, 'layers', 'batch', None, 'kv_heads', 'head_dim')
-    return cache.replace(k_NBMKC=pin(cache.k_NBMKC), v_NBMKC=pin(cache.v_NBMKC),
+    pin = lambda x: constrain(x, 'layers', 'batch', 'kv_heads', None, 'head_dim')
+    return cache.replace(k_NBKMC=pin(cache.k_NBKMC), v_NBKMC=pin(cache.v_NBKMC),
                          lengths_B=constrain(cache.lengths_B, 'batch'))
 
 

@@ -9,8 +9,13 @@ import jax.numpy as jnp
 
 def dot(x, kernel, in_dims):
     """x W over the last `in_dims` axes of x."""
+    rows, mesh = x.shape[:x.ndim - in_dims], jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        # Rows as one axis: else the CPU compiler transposes both operands of the kernel's gradient.
+        x = x.reshape(-1, *x.shape[x.ndim - in_dims:])
     contract = tuple(range(x.ndim - in_dims, x.ndim)), tuple(range(in_dims))
-    return jax.lax.dot_general(x, kernel, (contract, ((), ())))
+    y = jax.lax.dot_general(x, kernel, (contract, ((), ())))
+    return y.reshape(*rows, *kernel.shape[in_dims:])
 
 
 def update(x, a, b):

@@ -81,8 +81,7 @@ class Attention(nn.Module):
             if cache.empty:  # prefill: what is in the cache is what was just computed
                 out_BLHC = attend(q_BLHC, k_BLKC, v_BLKC, segment_ids_BL, segment_ids_BL)
             else:
-                out_BLHC = attend(q_BLHC, cache.k_NBMKC[layer], cache.v_NBMKC[layer],
-                                  segment_ids_BL, cache.key_segments(),
+                out_BLHC = attend(q_BLHC, *cache.read(layer), segment_ids_BL, cache.key_segments(),
                                   q_index_BL=cache.query_index(x_BLD.shape[1]))
         out_BLD = Linear((cfg.d_model,), ('batch', 'seq', 'd_model'), att.out_bias, in_dims=2,
                          gain=(2 * cfg.num_layers) ** -0.5, name='o')(out_BLHC)
