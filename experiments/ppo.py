@@ -31,9 +31,9 @@ _HERE = pathlib.Path(__file__).parent
 
 def get_config(arg=''):
     """`world` is the scale of the synthetic world that the policy has learned; `data` is a file of
-    your own prompts instead; `rule` combines rewards: gate (safe where the prompt is unsafe, helpful
-    elsewhere; the default in a world) or sum (the default with data, of one learned reward, `mine`);
-    `lora` trains adapters of the policy and of its value network; `ptx` is the weight of a
+    your own prompts instead; `rule` combines rewards: gate (safe where the prompt is unsafe,
+    helpful elsewhere; the default in a world) or sum (the default with data, of one learned reward,
+    `mine`); `lora` trains adapters of the policy and of its value network; `ptx` is the weight of a
     pre-training loss on the world's documents; `smoke` makes a base, an SFT run and two reward
     models first, in seconds."""
     arg = parse_arg(arg, smoke=False, world='nano', data='', rule='', lora=False, ptx=0.0)
