@@ -10,6 +10,7 @@ import pathlib
 import ml_collections
 
 from jaxllm.config import load_file, parse_arg
+from jaxllm.stages.evaluate_config import evaluate_config
 
 _HERE = pathlib.Path(__file__).parent
 
@@ -17,21 +18,7 @@ _HERE = pathlib.Path(__file__).parent
 def get_config(arg=''):
     """`smoke` trains the smallest model in a world first and asks it little."""
     arg = parse_arg(arg, smoke=False)
-    config = ml_collections.ConfigDict()
-    config.stage = 'jaxllm.stages.evaluate'
-    config.seed = 0
-    config.run = ''  # the run directory to evaluate
-    config.checkpoint = 'last'  # or 'best', by validation loss
-    # 'all' = every suite that the run has something for; see jaxllm/evals/catalogue.py.
-    config.suites = ('all',)
-    config.items_file = ''  # JSONL of your own multiple-choice items
-    config.text = ''   # your own text for bits per byte: a file or folder
-    config.settings = ml_collections.ConfigDict(dict(
-        split='test', wordings='all', max_items=0, max_requests=100, max_documents=200,
-        max_passages=500, max_new_tokens=24, max_response_tokens=64,
-        template='Question: {prompt}\nAnswer:', confident_at=0.5, seeds=4,
-        temperature=0.7, prefix_tokens=8, next_tokens=12,
-        score_batch=1024, generate_batch=256, draws=2000))
+    config = evaluate_config()
     if not arg.smoke:
         return config
     config.run = '@base'

@@ -26,7 +26,7 @@ WORLD_STEPS = {'nano': 1050, 'small': 100_000, 'tpu': 1_000_000}
 # The filters of text, in the order in which they look; jaxllm/data/clean/settings.py has further
 # settings (data.clean.near, data.clean.quality), whose defaults were measured.
 CLEAN = dict(steps=('exact', 'quality', 'spam', 'unsafe', 'near'), spam=0.7, unsafe=0.7,
-             labels='world', window=1_000_000, examples=5)
+             labels='world', window=1_000_000, examples=5, run='')
 
 
 def get_config(arg=''):

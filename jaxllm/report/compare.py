@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from jaxllm.report import figures, page
+from jaxllm.report import figures, ladder, page
 from jaxllm.report.files import read_json
 from jaxllm.report.page import Section
 
@@ -19,7 +19,10 @@ def sections(workdir):
     results = read_json(workdir / 'results.json', {})
     if 'kind' not in results or results['kind'] != 'comparison':
         return ()
-    return (Section('Win rates', _about(results) + _charts(results) + page.table(judged(results))),
+    order = tuple(reversed([row['artefact'] for row in results['rows']]))
+    return (Section('What each model can do', ladder.state(results, order)),
+            Section('What each step has changed', ladder.changes(results, order)),
+            Section('Win rates', _about(results) + _charts(results) + page.table(judged(results))),
             Section('How they answer', page.table(measured(results)) + _words(results)),
             Section('At equal KL', _equal(results)),
             Section('Refusing and not knowing', _table(safety(results))),
@@ -142,12 +145,32 @@ def _table(rows):
 
 def _side_by_side(results, folder):
     names = [row['artefact'] for row in results['rows']]
-    if not all((folder / f'{name}.jsonl').exists() for name in names):
-        return ''
+    return page.table([{'prompt': prompt, **{f'{name}: answer': text for name, text in
+                                             answers.items()}}
+                       for prompt, answers in _shown(folder, names)])
+
+
+def one_by_one(results, folder, names):
+    """HTML: a card for each of some prompts, with the answers below each other; '' without.
+
+    Args:
+      results: of a comparison. folder: its samples. names: the models to show, in this order.
+    """
+    names = names or [row['artefact'] for row in results['rows']]
+    return ''.join(
+        f'<div class="card prompt"><div class="text">{page.escape(prompt)}</div>'
+        + ''.join(f'<div class="try"><div class="step">{page.escape(name)}</div>'
+                  f'<div class="text">{page.escape(text)}</div></div>'
+                  for name, text in answers.items()) + '</div>'
+        for prompt, answers in _shown(folder, names))
+
+
+def _shown(folder, names):
+    """(prompt, {model: its answer}) of some prompts, evenly from all."""
+    if not names or not all((folder / f'{name}.jsonl').exists() for name in names):
+        return []
     answers = {name: [json.loads(line) for line in (folder / f'{name}.jsonl').read_text(
         encoding='utf-8').splitlines()] for name in names}
     count = len(answers[names[0]])
-    shown = [i * count // min(_SHOWN, count) for i in range(min(_SHOWN, count))]
-    return page.table([{'prompt': answers[names[0]][i]['prompt'],
-                        **{f'{name}: answer': answers[name][i]['response'] for name in names}}
-                       for i in shown])
+    return [(answers[names[0]][i]['prompt'], {name: answers[name][i]['response'] for name in names})
+            for i in (i * count // min(_SHOWN, count) for i in range(min(_SHOWN, count)))]

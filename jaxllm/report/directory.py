@@ -2,6 +2,7 @@
 
 import pathlib
 
+from jaxllm.report import chain as chain_report
 from jaxllm.report import files
 from jaxllm.report import finetune as finetune_report
 from jaxllm.report import run as run_report
@@ -23,7 +24,7 @@ def write_reports(workdir):
     config = files.read_json(workdir / 'config.json', {})
     if 'stage' in config and config['stage'] == CHAIN:
         return [path for step in config['steps'] if (workdir / step / 'config.json').exists()
-                for path in write_reports(workdir / step)]
+                for path in write_reports(workdir / step)] + [chain_report.write_report(workdir)]
     return [run_report.write_report(workdir)]
 
 

@@ -31,6 +31,15 @@ def sections(workdir):
             Section('Answers before and after', before_and_after(workdir)))
 
 
+def overview(workdir):
+    """The heart of `sections` as HTML: rewards, the KL that they cost, and both together."""
+    records = metrics.read_jsonl(pathlib.Path(workdir) / 'metrics.jsonl')
+    train = [record for record in records if record['kind'] == 'train']
+    evals = [record for record in records if record['kind'] == 'eval']
+    return _charts([*_rewards(train, evals, reward_names(workdir)),
+                    _both('kl', train, evals, *_CURVES[0][1:])]) + over_kl(evals)
+
+
 def reward_names(workdir):
     """Of the rewards of a run, as its rollouts name them."""
     first = next(iter(sorted((pathlib.Path(workdir) / 'rollouts').glob('*.jsonl'))), None)

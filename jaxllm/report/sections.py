@@ -102,6 +102,14 @@ def curves(train, evals, perf):
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
+def gap_chart(title, train, evals):
+    """The loss of one run while it trained, on its own and on held-out data; '' without either."""
+    return chart(title, _unit(evals, 'nats per token'), [
+        *trend(series(train, 'nll') or series(train, 'loss'))[-1:],
+        Line('held out', series(evals, 'val/loss'), 1, dots=True),
+        Line('as many training rows', series(evals, 'train_sample/loss'), 2, dots=True)])
+
+
 def _bits_per_byte(evals):
     head, tail = 'val/', '/bits_per_byte'
     names = list(dict.fromkeys(key for record in evals for key in record

@@ -1,9 +1,11 @@
 """A chain: several stages, each in a folder of its own, that start from each other's runs.
 
 `config.steps` is {name: the config of a stage}; '@name' in a step stands for the run directory of
-another one. The order follows from that.
+another one. The order follows from that. `config.expected_s`, which may be left out, says how many
+seconds each step takes, so that one sees how long the whole still takes; no number depends on it.
 """
 
+import contextlib
 import json
 import time
 
@@ -13,11 +15,14 @@ import numpy as np
 from jaxllm import config as configs
 from jaxllm import sweep
 from jaxllm.errors import InputError
+from jaxllm.report import chain as pages
 from jaxllm.report import done as marks
-from jaxllm.stages import lineage
+from jaxllm.stages import lineage, step_record
 from jaxllm.stages.run import claimed, execute, stage_of
+from jaxllm.train import progress
 from jaxllm.train.progress import duration
 from jaxllm.train.progress import stage as say
+from jaxllm.train.whole import Whole
 
 
 def prepare(config):
@@ -25,8 +30,10 @@ def prepare(config):
 
     A stage looks for its parents when it is prepared, so the steps that have some come later.
     """
-    configs.check_keys(config, ('stage', 'seed', 'steps'))
+    keys = 'stage', 'seed', 'steps'
+    configs.check_keys(config, (*keys, 'expected_s') if 'expected_s' in config else keys)
     steps = sweep.steps_of(configs.to_plain(config))
+    _check_expected(config, steps)
     for step in steps.values():
         step_config = configs.from_dict(step).lock()
         stage = stage_of(step_config)
@@ -56,23 +63,55 @@ def run(config, workdir):
     steps = prepare(config)
     if jax.process_index() == 0:
         lineage.write_lineage(workdir, config, steps=list(steps))
-    places = {name: str(workdir / name) for name in steps}
     done = _done(workdir, steps)
-    for number, (name, step) in enumerate(steps.items(), 1):
-        what = f'step {number} of {len(steps)}: {name}'
-        if done[name]:
-            say(f'{what} is done')
-            continue
-        step_config = configs.from_dict(sweep.resolve(step, places)).lock()
-        folder, stage = workdir / name, stage_of(step_config)
-        say(f'{what} ({step["stage"].rpartition(".")[2]}) in {folder}')
-        started = time.monotonic()
-        stage.prepare(step_config)
-        if jax.process_index() == 0:
-            _follow_a_move(folder, step_config)
-        with claimed(folder, step_config):
-            execute(stage, step_config, folder)
-        say(f'{what} took {duration(time.monotonic() - started)}')
+    expected = config.expected_s if 'expected_s' in config else dict.fromkeys(steps, 0.0)
+    writer = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        whole = stack.enter_context(Whole({name: float(expected[name]) for name in steps},
+                                          [name for name in steps if done[name]], enabled=writer))
+        stack.enter_context(progress.shown_in(whole))
+        stack.callback(_report, workdir, writer)  # also of what was stopped
+        for number, (name, step) in enumerate(steps.items(), 1):
+            what = f'step {number} of {len(steps)}: {name}'
+            if done[name]:
+                say(f'{what} is done')
+                continue
+            whole.begin(name)
+            say(f'{what} ({step["stage"].rpartition(".")[2]}) in {workdir / name}')
+            started = time.monotonic()
+            with step_record.recorded(workdir, name) if writer else contextlib.nullcontext():
+                _run_step(step, workdir, name, steps)
+            whole.end()
+            say(f'{what} took {duration(time.monotonic() - started)}')
+
+
+def _report(workdir, writer):
+    """Writes the report of the whole; what goes wrong here hides nothing that was raised before."""
+    if not writer:
+        return
+    try:
+        say(f'report: {pages.write_report(workdir)}')
+    except (OSError, InputError) as error:
+        say(f'no report: {error}; `jaxllm report {workdir}` writes it later')
+
+
+def _run_step(step, workdir, name, steps):
+    places = {other: str(workdir / other) for other in steps}
+    config = configs.from_dict(sweep.resolve(step, places)).lock()
+    folder, stage = workdir / name, stage_of(config)
+    stage.prepare(config)
+    if jax.process_index() == 0:
+        _follow_a_move(folder, config)
+    with claimed(folder, config):
+        execute(stage, config, folder)
+
+
+def _check_expected(config, steps):
+    expected = configs.to_plain(config).get('expected_s', dict.fromkeys(steps, 1))
+    if set(expected) != set(steps) or not all(
+            isinstance(x, (int, float)) and x > 0 for x in expected.values()):
+        raise InputError(f'config.expected_s={expected}: expected a number of seconds above 0 for '
+                         f'each of {", ".join(steps)}; leave expected_s out if you do not know')
 
 
 def _done(workdir, steps):

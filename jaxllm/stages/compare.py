@@ -10,18 +10,19 @@ import numpy as np
 from jaxllm.config import to_json, write_atomic
 from jaxllm.data import prompts as readers
 from jaxllm.data.rejects import Rejects
-from jaxllm.evals import comparison
+from jaxllm.evals import comparison, win_rate
 from jaxllm.report import compare as pages
 from jaxllm.report.run import write_report
 from jaxllm.rl import best_of_n, rewards, rollout
 from jaxllm.sharding import make_mesh
 from jaxllm.stages import artifact, lineage, reward_model
 from jaxllm.stages import compare_samples as samples
+from jaxllm.stages import compare_suites as suites
 from jaxllm.stages.compare_setup import WORLD, prepare, template_of
 from jaxllm.stages.world import world_spec
 from jaxllm.train.progress import stage as say
 
-OUTPUTS = 'results.json', 'samples', 'report.html'
+OUTPUTS = 'results.json', 'items.jsonl', 'samples', 'report.html'
 
 
 def describe(config):
@@ -49,9 +50,21 @@ def run(config, workdir):
         kls = _kls(setup, config.reference, prompts, rows)
         found = {name: _answers(setup, config.reference, name, part, prompts, judges, kls[name])
                  for name, part in rows.items()}
+    asked = suites.run(setup.evaluations, workdir)
     if not writer:
         return
     results = _results(setup, config, prompts, found)
+    judge = next(iter(found[config.reference].scores))
+    if asked:
+        results['suites'] = suites.summary(
+            asked, {name: found[name].scores[judge] for name in asked},
+            suites.before(setup.opened, config.reference, asked), draws=setup.statistics.draws,
+            seed=config.seed)
+    write_atomic(workdir / 'items.jsonl', ''.join(
+        json.dumps(row, ensure_ascii=False) + '\n' for row in suites.items(
+            asked, _outcomes(found, config.reference, prompts),
+            {name: dict(zip((p.id for p in prompts), answers.finished, strict=True))
+             for name, answers in found.items()})))
     write_atomic(workdir / 'results.txt', pages.text(results))
     write_atomic(workdir / 'results.json',
                  json.dumps(results, indent=1, ensure_ascii=False) + '\n')
@@ -160,6 +173,14 @@ def _results(setup, config, prompts, found):
                  for row in comparison.at_equal_kl(others, max(target, 0.0))]}
     return {'kind': 'comparison', 'reference': config.reference, 'prompts': len(prompts),
             'rows': rows, 'equal_kl': equal, 'metrics': _metrics(rows)}
+
+
+def _outcomes(found, reference, prompts):
+    """(judge, model, {prompt id: who has won}) of every model but the reference."""
+    return [(judge, name, dict(zip((p.id for p in prompts), map(float, win_rate.outcomes(
+        scores, found[reference].scores[judge])), strict=True)))
+        for name, answers in found.items() if name != reference
+        for judge, scores in answers.scores.items()]
 
 
 def _metrics(rows):

@@ -2,6 +2,8 @@
 
 import ml_collections
 
+from jaxllm.stages.evaluate_config import evaluate_config
+
 
 def compare_config(artefacts, reference):
     """Every leaf of a comparison; without prompts and judges.
@@ -21,6 +23,9 @@ def compare_config(artefacts, reference):
     # Judges: learned ones and functions by name, and the hidden judge of a world.
     config.rewards = ml_collections.ConfigDict()
     config.eval = ml_collections.ConfigDict(dict(judge=''))
+    # Suites of jaxllm/evals/catalogue.py that every run is asked; () = none.
+    config.suites = ()
+    config.settings = evaluate_config().settings
     config.statistics = ml_collections.ConfigDict(dict(draws=2000, equal_kl=0.0))
     return config
 

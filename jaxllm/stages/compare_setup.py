@@ -11,10 +11,11 @@ from jaxllm.rl import rewards
 from jaxllm.stages import artifact, corpus, reward_model, rl_rewards
 from jaxllm.stages import base as bases
 from jaxllm.stages import compare_samples as samples
+from jaxllm.stages import compare_suites as suites
 from jaxllm.stages.world import world_spec
 
 _SECTIONS = ('stage', 'seed', 'artefacts', 'reference', 'data', 'sampling', 'rewards', 'eval',
-             'statistics')
+             'suites', 'settings', 'statistics')
 WORLD = 'world'  # the hidden judge
 
 
@@ -38,7 +39,8 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A config, checked and opened. entries, opened: by name; specs: of rewards."""
+    """A config, checked and opened. entries, opened: by name; specs: of rewards; evaluations:
+    configs by name."""
     entries: dict
     opened: dict
     data: DataConfig
@@ -48,6 +50,7 @@ class Setup:
     specs: dict
     learned: dict
     judge: Any
+    evaluations: dict
 
 
 def prepare(config):
@@ -80,7 +83,7 @@ def prepare(config):
     return Setup(entries, opened, section(DataConfig, config.data, 'data'), _sources(config),
                  section(samples.SamplingSettings, config.sampling, 'sampling'),
                  section(Statistics, config.statistics, 'statistics'), specs, learned,
-                 rl_rewards.make_judge(config))
+                 rl_rewards.make_judge(config), suites.configs_of(config, entries))
 
 
 def _check(config, entries, specs):

@@ -126,7 +126,7 @@ def run(config, workdir):
     world = section_ and world_from(section_)
     subject = suites.Subject(
         model.params, model.model, model.tokenizer, settings=settings, world=world, items=asked,
-        seq_len=model.config['data']['seq_len'], run=pathlib.Path(config.run),
+        seq_len=_seq_len(model.config), run=pathlib.Path(config.run),
         documents=_documents(config, settings, model.tokenizer, world, names), seed=config.seed,
         template=model.template, stop_ids=model.stop_ids)
     metrics, slices, plots, rows, notes = {}, {}, {}, [], []
@@ -163,6 +163,14 @@ def run(config, workdir):
                           num_params=results['num_params'])
     print(evaluation.text(results), end='')
     say(f'report: {write_report(workdir)}')
+
+
+def _seq_len(config):
+    """Tokens of the rows that a run was trained on; in reinforcement learning, of a prompt with its
+    completion."""
+    data = config['data']
+    return (data['seq_len'] if 'seq_len' in data
+            else data['max_prompt_tokens'] + config['rollout']['max_new_tokens'])
 
 
 def check_rows(rows):

@@ -3,6 +3,7 @@
 import jax
 
 from jaxllm.config import check_keys, section, to_json
+from jaxllm.report.run import write_report
 from jaxllm.stages import cleaning, corpus, lineage
 from jaxllm.train.progress import stage as say
 
@@ -30,5 +31,8 @@ def run(config, workdir):
     tokenizer = corpus.make_tokenizer(settings, specs, workdir / 'tokenizer',
                                       corpus.reader(config.data, workdir / 'data'))
     if jax.process_index() == 0:
+        if cleaning.settings(config.data) is not None:
+            cleaning.write_report(specs, workdir / 'data')
         lineage.write_lineage(workdir, config, tokenizer=tokenizer.fingerprint)
         say(f'{tokenizer.vocab_size:,} tokens in {workdir / "tokenizer"}')
+        say(f'report: {write_report(workdir)}')

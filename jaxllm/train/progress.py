@@ -1,14 +1,38 @@
-"""What a person sees while a run goes on: one bar on a terminal, occasional lines elsewhere."""
+"""What a person sees while a run goes on: one bar on a terminal, occasional lines elsewhere.
 
+A run that is a step of something larger shows itself in the display of the whole (whole.py). Which
+display that is hangs on who called whom, and on nothing that a run computes: it is a context
+variable, as the level of a logger would be, and no argument of every function in between.
+"""
+
+import contextlib
+import contextvars
 import sys
 import time
 
 import tqdm
 
+_WHOLE = contextvars.ContextVar('the display that runs are shown in', default=None)
+
+
+@contextlib.contextmanager
+def shown_in(whole):
+    """While in scope, runs show themselves in `whole`, which has line(text), says(text) and
+    inside(text, share), the share of its steps that a run has done since it started or None."""
+    token = _WHOLE.set(whole)
+    try:
+        yield whole
+    finally:
+        _WHOLE.reset(token)
+
 
 def stage(name, file=None):
     """Prints one line about what happens next: stage(f'packing {n:,} documents ...')."""
-    print(name, file=file or sys.stderr, flush=True)
+    whole = _WHOLE.get()
+    if whole is not None and file is None:
+        whole.says(name)
+    else:
+        print(name, file=file or sys.stderr, flush=True)
 
 
 def describe(fields):
@@ -45,8 +69,8 @@ class Progress:
         self.total, self.start, self.label, self.every_s = total, start, label, every_s
         self.enabled, self.step, self.fields = enabled, start, {}
         self.began = self.printed = time.monotonic()
-        self.bar = None
-        if enabled and self.file.isatty():
+        self.bar, self.whole = None, _WHOLE.get() if enabled else None
+        if enabled and self.whole is None and self.file.isatty():
             self.bar = tqdm.tqdm(total=total, initial=start, desc=label, unit='step',
                                  file=self.file, dynamic_ncols=True, leave=True)
 
@@ -67,11 +91,13 @@ class Progress:
             self.bar.update(done)
             return
         now = time.monotonic()
+        text = f'{self.label} {step:,}/{self.total:,}  {describe(self.fields)}'
+        if self.whole is not None:
+            self.whole.inside(text, (step - self.start) / max(self.total - self.start, 1))
         if now - self.printed >= self.every_s or step >= self.total or step - self.start == 1:
             self.printed = now
             left_s = (now - self.began) / max(step - self.start, 1) * (self.total - step)
-            self.line(f'{self.label} {step:,}/{self.total:,}  {describe(self.fields)}  '
-                      f'ETA {duration(left_s)}')
+            self.line(f'{text}  ETA {duration(left_s)}')
 
     def line(self, text):
         """Prints a line without breaking the bar."""
@@ -79,6 +105,8 @@ class Progress:
             return
         if self.bar is not None:
             self.bar.write(text, file=self.file)
+        elif self.whole is not None:
+            self.whole.line(text)
         else:
             print(text, file=self.file, flush=True)
 

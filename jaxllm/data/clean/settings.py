@@ -65,6 +65,8 @@ class CleanConfig:
         window: texts that copies are looked for among, the latest ones: what bounds the memory,
             about 3 kB per text with `near`.
         examples: of what was dropped, kept per reason.
+        run: a run whose cleaned texts are taken, such as that of the tokenizer; it must have
+            cleaned the same sources in the same way. '' = none.
     """
     steps: tuple = STEPS
     near: NearConfig = NearConfig()
@@ -74,6 +76,7 @@ class CleanConfig:
     labels: str = WORLD
     window: int = 1_000_000
     examples: int = 5
+    run: str = ''
 
     def __post_init__(self):
         if not self.steps or len(set(self.steps)) < len(self.steps):
