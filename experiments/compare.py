@@ -34,8 +34,9 @@ _HERE = pathlib.Path(__file__).parent
 def get_config(arg=''):
     """`models` are names with + between them, the first one the reference; `rewards` are names of
     reward runs that judge beside the world; `best_of` adds the best of so many answers of the
-    reference, picked by the first of them (several numbers with + between them); `data` is a file of your own prompts instead of a world;
-    `smoke` makes a base and an SFT run first, in seconds."""
+    reference, picked by the first of them (several numbers with + between them); `data` is a file
+    of your own prompts instead of a world; `smoke` makes a base and an SFT run first, in
+    seconds."""
     arg = parse_arg(arg, smoke=False, world='nano', models='sft+aligned', rewards='', best_of='',
                     data='')
     names = [name for name in arg.models.split('+') if name]

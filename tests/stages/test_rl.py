@@ -6,6 +6,7 @@ import os
 import signal
 
 import jax
+import numpy as np
 import pytest
 import runs
 
@@ -115,7 +116,7 @@ def aligned(tmp_path_factory, shared_cache, parent):
             f'--workdir={folder / "reward"}', *runs.overrides(
                 init_from=parent, train__num_steps=2, train__eval_every=2, train__save_every=2,
                 train__batch_size=8, data__seq_len=64, data__holdout_share=0.2,
-                reference__prompts=4, reference__max_new_tokens=4, optim__warmup_steps=0,
+                reference__prompts=0, optim__warmup_steps=0,
                 metrics__tensorboard=False)]) == 0
         fit, opened, scorers = Trainer.fit, rl_rewards.Scorer.opened, []
 
@@ -210,11 +211,15 @@ def rollouts(workdir):
 
 
 @pytest.mark.kill
-def test_kills_in_a_rollout_and_in_updates_leave_no_trace(folder, parent, shared_cache):
-    """Invariant 31, with a KL coefficient that moves."""
+@pytest.mark.parametrize('method, values, moved', [
+    ('ppo', dict(objective__kl_target=0.01, objective__kl_horizon=50.0), 'kl_coef'),
+    pytest.param('grpo', dict(lora__rank=2, optim__lr=1e-2), 'lora_b', marks=pytest.mark.long)])
+def test_kills_in_a_rollout_and_in_updates_leave_no_trace(method, values, moved, folder, parent,
+                                                          shared_cache):
+    """Invariant 31, with a KL coefficient that moves, and with an adapter."""
     env = FAST | dict(JAXLLM_CACHE=str(shared_cache),
                       PYTHONPATH=f'{runs.ROOT}{os.pathsep}{folder}')
-    values = dict(objective__kl_target=0.01, objective__kl_horizon=50.0)
+    values = values | dict(method=method)
     runs.run(argv(folder, parent, run='whole', **values), **env)
     workdir, whole = folder / 'run', folder / 'whole'
     command = argv(folder, parent, **values)
@@ -233,7 +238,8 @@ def test_kills_in_a_rollout_and_in_updates_leave_no_trace(folder, parent, shared
     (workdir / 'samples.jsonl').touch()
     (whole / 'samples.jsonl').touch()
     want = runs.assert_same_run(workdir, whole, STEPS)
-    assert any('kl_coef' in name and x != 0.05 for name, x in want.items())
+    began = 0.05 if moved == 'kl_coef' else 0.0
+    assert any(moved in name and np.any(x != began) for name, x in want.items())
     assert rollouts(workdir) == rollouts(whole) and len(rollouts(whole)) == STEPS // PERIOD
 
 
@@ -280,12 +286,13 @@ def test_an_alarm_stops_the_run_which_can_go_on(folder, parent, capsys):
 def test_prompts_that_are_too_long_are_named_or_counted(folder, parent, capsys):
     write_prompts(folder, 'x' * 200)
     error = said(capsys, argv(folder, parent), 2)
-    for part in ("source 'mine'", '1 of 25 records rejected', 'accept a larger share'):
+    advice = '--config.data.max_reject_share=0.04'
+    for part in ("source 'mine'", '1 of 25 records rejected', '(data.max_reject_share=0)', advice):
         assert part in error
     rejected = (folder / 'run' / 'data' / 'rejects-mine.jsonl').read_text()
     assert 'too long' in rejected and 'max_prompt_tokens' in rejected, rejected
-    assert runs.run_here(argv(folder, parent, method='grpo', train__num_steps=4,
-                              train__eval_every=4, data__max_reject_share=0.1)) == 0
+    assert runs.run_here([*argv(folder, parent, method='grpo', train__num_steps=4,
+                                train__eval_every=4), advice]) == 0
     (row,) = json.loads((folder / 'run' / 'data' / 'prompts.json').read_text())
     assert row['prompts'] + row['held_out'] == 24
 
