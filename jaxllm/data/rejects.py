@@ -68,8 +68,8 @@ class Rejects:
                 + (f'; and {more} more)' if more else ')'))
 
     def check(self, max_share: float) -> None:
-        """Raises InputError naming the first bad places if a source lost more than `max_share`, which
-        is config.data.max_reject_share."""
+        """Raises InputError naming the first bad places if a source lost more than `max_share`,
+        which is config.data.max_reject_share."""
         for source in sorted(self._reads):
             share = self.count(source) / self._reads[source]
             if share > max_share:
