@@ -4,10 +4,16 @@
         --config.artefacts.sft.path=runs/w_sft --config.artefacts.ppo.path=runs/w_ppo \\
         --config.artefacts.dpo.path=runs/w_dpo --config.rewards.helpful.run=runs/w_helpful \\
         --config.rewards.safe.run=runs/w_safe --workdir=runs/w_compared
+    jaxllm run --config=experiments/compare.py:models=sft+ppo+dpo,rewards=helpful,best_of=2+4+8 \\
+        --config.artefacts.ppo.checkpoint=all --config.artefacts.dpo.checkpoint=all ...
     jaxllm run --config=experiments/compare.py:smoke --workdir=/tmp/compare
 
 The first model is the reference that the others are held to. All of them answer the same prompts of
 a world once, and the world's hidden judge, which no one trains on, says who wins.
+
+An artefact has a `checkpoint`: best, last, a step such as 60, or all that the run kept (train it
+with e.g. --config.train.save_every=20 --config.checkpoint.keep_last=30). Each is a model of its
+own, and the table at equal KL takes of each method the one nearest to the KL and not over it.
 
 Expect (first command, default runs of world seed 1): 1.5 minutes; win rates against SFT of 0.63
 [0.58, 0.69] for PPO, 0.52 [0.48, 0.56] for DPO and 0.56 [0.50, 0.62] for the best of four.
@@ -28,9 +34,10 @@ _HERE = pathlib.Path(__file__).parent
 def get_config(arg=''):
     """`models` are names with + between them, the first one the reference; `rewards` are names of
     reward runs that judge beside the world; `best_of` adds the best of so many answers of the
-    reference, picked by the first of them; `data` is a file of your own prompts instead of a world;
-    `smoke` makes a base and an SFT run first, in seconds."""
-    arg = parse_arg(arg, smoke=False, world='nano', models='sft+aligned', rewards='', best_of=1,
+    reference, picked by the first of them (several numbers with + between them); `data` is a file
+    of your own prompts instead of a world; `smoke` makes a base and an SFT run first, in
+    seconds."""
+    arg = parse_arg(arg, smoke=False, world='nano', models='sft+aligned', rewards='', best_of='',
                     data='')
     names = [name for name in arg.models.split('+') if name]
     if not names:
@@ -38,13 +45,14 @@ def get_config(arg=''):
     config = compare_config({name: artefact() for name in names}, names[0])
     rewards = [name for name in arg.rewards.split('+') if name]
     config.rewards = {name: model_reward('') for name in rewards}
-    if arg.best_of > 1:
+    for number in _numbers(arg.best_of):
         if not rewards:
             raise InputError(f'best_of={arg.best_of} needs a reward that picks; name its run with '
                              'rewards=NAME and --config.rewards.NAME.run')
-        best = artefact(best_of=arg.best_of, reward=rewards[0], method='best_of_n')
-        best.path = config.artefacts[names[0]].get_oneway_ref('path')
-        config.artefacts[f'best_of_{arg.best_of}'] = best
+        best = artefact(best_of=number, reward=rewards[0], method='best_of_n')
+        for key in ('path', 'checkpoint'):
+            best[key] = config.artefacts[names[0]].get_oneway_ref(key)
+        config.artefacts[f'best_of_{number}'] = best
     if arg.data:
         config.data.prompts = dict(mine=prompt_source(path=arg.data))
     else:
@@ -55,6 +63,15 @@ def get_config(arg=''):
             intervention=dict(kind='none', target='', exposures=0, share=0.0, factor=1.0, how='')))
         config.eval.judge = 'world'
     return _smoke() if arg.smoke else config
+
+
+def _numbers(text):
+    """'2+4' -> [2, 4]; one of one is the reference itself."""
+    parts = [part for part in text.split('+') if part]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f'best_of={text!r}: expected numbers of at least 1 with + between them, '
+                         'e.g. best_of=2+4+8')
+    return [number for number in map(int, parts) if number > 1]
 
 
 def _smoke():

@@ -1,6 +1,7 @@
 """Counts the records that could not be read, and writes down each with its place and reason."""
 
 import json
+import math
 import os
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -67,11 +68,14 @@ class Rejects:
                 + (f'; and {more} more)' if more else ')'))
 
     def check(self, max_share: float) -> None:
-        """Raises InputError naming the first bad places if a source lost more than `max_share`."""
+        """Raises InputError naming the first bad places if a source lost more than `max_share`,
+        which is config.data.max_reject_share."""
         for source in sorted(self._reads):
             share = self.count(source) / self._reads[source]
             if share > max_share:
                 where = f', all listed in {self._path}' if self._path else ''
+                enough = math.ceil(100 * share) / 100
                 raise InputError(
                     f'source {source!r}: {self.describe(source)}{where}: {share:.2%}, expected at '
-                    f'most {max_share:.2%}; repair them or accept a larger share')
+                    f'most {max_share:.2%} (data.max_reject_share={max_share:g}); repair them, or '
+                    f'do without them by --config.data.max_reject_share={enough:g}')

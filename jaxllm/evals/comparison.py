@@ -108,16 +108,19 @@ def shared_kl(rows):
 
 
 def at_equal_kl(rows, target):
-    """For each method the row whose KL is nearest to `target`, by distance from it.
+    """For each method the row whose KL is nearest to `target` and not over it.
 
-    Rewards rise with the KL that is spent, so that methods are compared where they spent the same.
-    Nothing is interpolated: 'kl' of a row says how near it is.
+    Rewards rise with the KL that is spent, so that methods are compared where they spent the same;
+    a method with several rows is given by several checkpoints of a run, or several n. Nothing is
+    interpolated: 'at_kl' of a row says how near it is. A method that is over the target with all
+    of its rows is there with the nearest one, and 'is_over' says so.
 
     Args:
       rows: dicts with method, kl and kl_bound; those without any KL are left out.
 
     Returns:
-      Rows with 'at_kl' (what it is) and 'is_bound' added, one of each method in their order.
+      Rows with 'at_kl' (what it is), 'is_bound' and 'is_over' added, one of each method in their
+      order.
     """
     if not math.isfinite(target) or target < 0:
         raise InputError(f'equal KL at {target}: expected a finite number of nats, at least 0')
@@ -126,7 +129,12 @@ def at_equal_kl(rows, target):
         value, is_bound = kl_of(row)
         if value is None:
             continue
-        best = nearest.get(row['method'])
-        if best is None or abs(value - target) < abs(best['at_kl'] - target):
-            nearest[row['method']] = row | {'at_kl': value, 'is_bound': is_bound}
+        found = row | {'at_kl': value, 'is_bound': is_bound, 'is_over': value > target}
+        best = nearest.setdefault(row['method'], found)
+        if _distance(found, target) < _distance(best, target):
+            nearest[row['method']] = found
     return list(nearest.values())
+
+
+def _distance(row, target):
+    return row['is_over'], abs(row['at_kl'] - target)

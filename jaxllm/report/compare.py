@@ -34,9 +34,14 @@ def text(results):
     parts = [f'{len(results["rows"])} models, {results["prompts"]:,} prompts; reference: '
              f'{results["reference"]}']
     tables = {'': judged(results), 'answers': measured(results),
-              'at equal KL': equal_kl(results), 'refusing and not knowing': safety(results)}
+              _equal_title(results): equal_kl(results), 'refusing and not knowing': safety(results)}
     return '\n'.join([*parts, *(f'\n{name}\n{_aligned(rows)}' for name, rows in tables.items()
                                 if rows)]) + '\n'
+
+
+def _equal_title(results):
+    equal = results['equal_kl']
+    return f'at equal KL, at most {equal["target"]:.3f} nats' if equal else 'at equal KL'
 
 
 def _aligned(rows):
@@ -84,11 +89,12 @@ def _kl(row):
 
 
 def equal_kl(results):
-    """Rows of each method at the KL nearest to the target."""
+    """Rows of each method at the KL nearest to the target and not over it."""
     if not results['equal_kl']:
         return []
     return [{'method': row['method'], 'model': row['artefact'],
-             'KL_in_nats': f'{"at most " if row["is_bound"] else ""}{row["at_kl"]:.3f}',
+             'KL_in_nats': f'at most {row["at_kl"]:.3f} (upper bound)' if row['is_bound'] else
+             f'{row["at_kl"]:.3f}{" (over)" if row.get("is_over") else ""}',
              **{f'win rate, {judge}': _range(found['win_rate'])
                 for judge, found in row['judges'].items()}} for row in results['equal_kl']['rows']]
 
@@ -135,7 +141,8 @@ def _equal(results):
     if not results['equal_kl']:
         return ''
     return ('<p>Of each method the model whose KL is nearest to '
-            f'{results["equal_kl"]["target"]:.3f} nats; what it is stands beside it.</p>'
+            f'{results["equal_kl"]["target"]:.3f} nats and not over it; what it is stands beside '
+            'it.</p>'
             + page.table(equal_kl(results)))
 
 

@@ -42,19 +42,21 @@ class Artifact:
 
 def check_checkpoint(checkpoint):
     """Raises InputError unless `checkpoint` is one that `load` knows."""
-    if checkpoint not in ('last', 'best'):
-        raise InputError(f'config.checkpoint={checkpoint!r} is unknown; use last or best')
+    if checkpoint not in ('last', 'best') and not checkpoint.isdecimal():
+        raise InputError(f'config.checkpoint={checkpoint!r} is unknown; use last, best or the '
+                         'number of a step that was kept')
 
 
 def load(path, checkpoint='best'):
-    """The Artifact of a run (its best checkpoint, or its last), a FILE.gguf or a folder of weights.
+    """The Artifact of a run (its best checkpoint, its last, or that of a step), a FILE.gguf or a
+    folder of weights.
 
     The best one has the lowest validation loss. Where a run kept a moving average of the
     parameters, that is what it evaluated and what is loaded. A run that trained an adapter is
     loaded with its base.
 
     Raises:
-      InputError: no model there, no checkpoint yet, or `checkpoint` is neither 'best' nor 'last'.
+      InputError: no model there, no checkpoint yet, or no such `checkpoint`.
     """
     check_checkpoint(checkpoint)
     return load_base(open_base(path, checkpoint))

@@ -18,7 +18,7 @@ from jaxllm.models import convert, lora, transformer
 from jaxllm.models.config import model_config
 from jaxllm.sharding import shardings
 from jaxllm.stages import lineage
-from jaxllm.train.checkpoint import load_params, saved_step
+from jaxllm.train.checkpoint import load_params, saved_step, saved_steps
 
 MODEL_FILE = 'model.json'  # of runs whose model comes from their parent
 RACK_FILE = 'adapters.json'  # of a directory with several adapters for one base
@@ -78,7 +78,7 @@ def open_base(path, checkpoint='best', what='the model'):
 
     Args:
       path: see Base.
-      checkpoint: of a run: 'best' by validation loss, 'last', or a step.
+      checkpoint: of a run: 'best' by validation loss, 'last', or a step, as a number or text.
       what: names it in messages, e.g. 'config.init_from'.
 
     Raises:
@@ -209,10 +209,12 @@ def _check_unchanged(base, fingerprint, what):
 def _step(folder, checkpoint):
     if checkpoint in ('best', 'last'):
         return saved_step(folder, checkpoint)
-    if not (folder / str(checkpoint)).exists():
-        raise InputError(f'{folder} has no checkpoint of step {checkpoint} any more; bring it back '
-                         'from a copy, or train from another one')
-    return checkpoint
+    steps = saved_steps(folder)
+    if int(checkpoint) not in steps:
+        raise InputError(f'{folder} has no checkpoint of step {checkpoint} (any more), but of '
+                         f'{", ".join(map(str, steps))}; use one of these, or bring it back from a '
+                         'copy. A run keeps its best and its last checkpoint.keep_last')
+    return int(checkpoint)
 
 
 def params_like(model, mesh):

@@ -169,7 +169,8 @@ def _results(setup, config, prompts, found):
     target = setup.statistics.equal_kl or comparison.shared_kl(others)
     equal = None if target is None else {
         'target': max(target, 0.0),
-        'rows': [{key: row[key] for key in ('method', 'artefact', 'at_kl', 'is_bound', 'judges')}
+        'rows': [{key: row[key] for key in ('method', 'artefact', 'at_kl', 'is_bound', 'is_over',
+                                            'judges')}
                  for row in comparison.at_equal_kl(others, max(target, 0.0))]}
     return {'kind': 'comparison', 'reference': config.reference, 'prompts': len(prompts),
             'rows': rows, 'equal_kl': equal, 'metrics': _metrics(rows)}

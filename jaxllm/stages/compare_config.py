@@ -34,7 +34,9 @@ def artefact(path='', checkpoint='best', temperature=1.0, best_of=1, reward='', 
     """Every leaf of a model to compare.
 
     Args:
-      path: a run, a FILE.gguf or a folder of weights. checkpoint: 'best' or 'last'.
+      path: a run, a FILE.gguf or a folder of weights. checkpoint: 'best', 'last', a step
+        such as '60', or 'all': each checkpoint that the run kept is a model of its own, and they
+        are of one method.
       best_of: answers sampled; the one with the highest `reward`, of config.rewards, is taken.
       method: its group in the table at equal KL; '' = its own name.
     """

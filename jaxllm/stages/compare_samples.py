@@ -22,7 +22,7 @@ _ROOM = 16  # lengths of prompts are rounded up to a multiple, so that fewer pro
 class Entry:
     """A section of config.artefacts."""
     path: str
-    checkpoint: str
+    checkpoint: str      # best, last, a step, or all
     temperature: float   # 0 = greedy
     best_of: int         # answers to each prompt, of which
     reward: str          # this one of config.rewards picks; '' for 1

@@ -8,10 +8,10 @@ from jaxllm.config import check_keys, section
 from jaxllm.data.dialogues import DialogueSpec
 from jaxllm.errors import InputError
 from jaxllm.rl import rewards
-from jaxllm.stages import artifact, corpus, reward_model, rl_rewards
-from jaxllm.stages import base as bases
 from jaxllm.stages import compare_samples as samples
 from jaxllm.stages import compare_suites as suites
+from jaxllm.stages import corpus, reward_model, rl_rewards
+from jaxllm.stages.compare_checkpoints import open_entries
 from jaxllm.stages.world import world_spec
 
 _SECTIONS = ('stage', 'seed', 'artefacts', 'reference', 'data', 'sampling', 'rewards', 'eval',
@@ -68,13 +68,7 @@ def prepare(config):
     specs = {name: section(rewards.RewardSpec, spec, f'rewards.{name}')
              for name, spec in config.rewards.items()}
     _check(config, entries, specs)
-    opened = {}
-    for name, entry in entries.items():
-        artifact.check_checkpoint(entry.checkpoint)
-        if not entry.path:
-            raise InputError(f'config.artefacts.{name}.path is empty; give a run or a model file, '
-                             f'e.g. --config.artefacts.{name}.path=runs/{name}')
-        opened[name] = bases.open_base(entry.path, entry.checkpoint, f'config.artefacts.{name}')
+    entries, opened = open_entries(entries, config.reference)
     template_of(opened, config.reference)
     if 'world' in config:
         _check_worlds(opened, world_spec(config.world).fingerprint)

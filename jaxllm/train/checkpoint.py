@@ -218,6 +218,14 @@ def saved_step(folder, which='best'):
     return step
 
 
+def saved_steps(folder):
+    """Steps of the complete checkpoints in `folder`, in order. Raises InputError without any."""
+    orbax = _open_to_read(folder)
+    steps = [checkpoint.step for checkpoint in orbax.checkpoints]
+    orbax.close()
+    return steps
+
+
 def load_params(folder, like, *, step=None, part='params', branch=''):
     """Parameters alone of the checkpoint `step` (default: the best) in `folder`.
 

@@ -20,15 +20,20 @@ ROWS = [_row('ppo', 'ppo_1', 1.0), _row('ppo', 'ppo_2', 4.0), _row('ppo', 'ppo_3
 
 
 @pytest.mark.parametrize('target, expected', [
-    (3.0, ['ppo_2', 'dpo_1', 'best_of_4']), (0.0, ['ppo_1', 'dpo_1', 'best_of_4']),
+    (3.9, ['ppo_1', 'dpo_1', 'best_of_4']), (4.0, ['ppo_2', 'dpo_1', 'best_of_4']),
+    (1.5, ['ppo_1', 'dpo_1', 'best_of_4']), (0.0, ['ppo_1', 'dpo_1', 'best_of_4']),
     (100.0, ['ppo_3', 'dpo_2', 'best_of_4'])])
-def test_each_method_at_the_nearest_kl(target, expected):
+def test_each_method_at_the_nearest_kl_that_is_not_over(target, expected):
     found = comparison.at_equal_kl(ROWS, target)
     assert [row['artefact'] for row in found] == expected
     kls = {row['artefact']: value for row in ROWS
            if (value := comparison.kl_of(row)[0]) is not None}
     assert [row['at_kl'] for row in found] == [kls[name] for name in expected]
     assert [row['is_bound'] for row in found] == [False, False, True]
+    assert [row['is_over'] for row in found] == [kls[name] > target for name in expected]
+    # Whatever the order in which the checkpoints of a run are given.
+    back = comparison.at_equal_kl(ROWS[::-1], target)
+    assert sorted(row['artefact'] for row in back) == sorted(expected)
 
 
 def test_the_kl_that_all_methods_reach():

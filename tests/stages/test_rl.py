@@ -1,16 +1,23 @@
-"""Reinforcement learning: exact resume, rewards that fail, alarms, prompts and settings that
-cannot be used."""
+"""Reinforcement learning: exact resume, what moves and what does not, rewards that fail, alarms,
+prompts and settings that cannot be used."""
 
 import json
 import os
 import signal
 
+import jax
+import numpy as np
 import pytest
 import runs
 
 from jaxllm.data import chat, tokenizer
 from jaxllm.errors import InputError
-from jaxllm.stages import reward_model
+from jaxllm.sharding import make_mesh
+from jaxllm.stages import base as bases
+from jaxllm.stages import compare, compare_setup, reward_model, rl_rewards
+from jaxllm.stages.compare_config import artefact, compare_config
+from jaxllm.stages.rl_config import function_reward, prompt_source
+from jaxllm.stages.training import Trainer
 
 # 8 prompts x 2 samples in batches of 8, twice: 4 steps on each rollout.
 PERIOD, STEPS = 4, 24
@@ -91,6 +98,109 @@ def argv(folder, parent, *, run='run', method='ppo', **values):
             *runs.overrides(**defaults | values)]
 
 
+@pytest.fixture(scope='module')
+def aligned(tmp_path_factory, shared_cache, parent):
+    """PPO on a learned reward, at a temperature, with every checkpoint kept: (folder, {name: hashes
+    of tensors}) of what is in memory before and after its training."""
+    folder, seen = tmp_path_factory.mktemp('aligned'), {}
+    (folder / 'rl_file.py').write_text(CONFIG)
+    write_prompts(folder)
+    (folder / 'pairs.jsonl').write_text(''.join(json.dumps({
+        'prompt': f'number {i}?', 'chosen': 'good', 'rejected': f'bad {i}'}) + '\n'
+        for i in range(16)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('JAXLLM_CACHE', str(shared_cache))
+        patch.setattr('jaxllm.train.flops.machine_matmul_peak', lambda dtype: 1e11)
+        assert runs.run_here([
+            'run', f'--config={runs.ROOT}/experiments/reward.py:data={folder / "pairs.jsonl"}',
+            f'--workdir={folder / "reward"}', *runs.overrides(
+                init_from=parent, train__num_steps=2, train__eval_every=2, train__save_every=2,
+                train__batch_size=8, data__seq_len=64, data__holdout_share=0.2,
+                reference__prompts=0, optim__warmup_steps=0,
+                metrics__tensorboard=False)]) == 0
+        fit, opened, scorers = Trainer.fit, rl_rewards.Scorer.opened, []
+
+        def watched_open(self, *args):
+            scorers.append(opened(self, *args))
+            return scorers[-1]
+
+        def watched_fit(self, *args, frozen, **options):
+            constants = {'ref': frozen['ref'], 'reward': scorers[0].weights['mine'][0]}
+            seen['before'] = {name: bases.tensor_hashes(x) for name, x in constants.items()}
+            state = fit(self, *args, frozen=frozen, **options)
+            seen['after'] = {name: bases.tensor_hashes(x) for name, x in constants.items()}
+            seen['trained'] = {name: bases.tensor_hashes(x) for name, x in state.trainable.items()}
+            return state
+        patch.setattr(rl_rewards.Scorer, 'opened', watched_open)
+        patch.setattr(Trainer, 'fit', watched_fit)
+        assert runs.run_here(argv(
+            folder, parent, train__num_steps=3 * PERIOD, train__eval_every=PERIOD,
+            checkpoint__keep_last=9, rollout__temperature=0.7, rewards__mine__kind='model',
+            rewards__mine__path='', rewards__mine__run=folder / 'reward')) == 0
+    return folder, seen
+
+
+def test_reference_and_reward_do_not_move(aligned, parent):
+    """Invariant 24: to the last bit, though policy and value network begin as copies of them."""
+    folder, seen = aligned
+    mesh = make_mesh()
+    with jax.set_mesh(mesh):
+        own = {'ref': bases.load_plain(bases.open_base(parent), mesh),
+               'reward': reward_model.open_reward(folder / 'reward').load(mesh)}
+    own = {name: bases.tensor_hashes(x) for name, x in own.items()}
+    assert seen['before'] == own and seen['after'] == own
+    for moved, still in (('policy', 'ref'), ('value', 'reward')):
+        assert seen['trained'][moved].keys() == own[still].keys()
+        assert seen['trained'][moved] != own[still]
+
+
+def test_the_kl_begins_at_zero_at_a_temperature(aligned):
+    """Invariant 16: exactly, token by token, and in evaluation too; and then it is none."""
+    workdir = aligned[0] / 'run'
+    (first, *rows), *_, (last, *_) = (runs.records(workdir, file=f'rollouts/{name}')
+                                      for name in rollouts(workdir))
+    assert first['metrics']['kl'] == 0 == first['metrics']['kl_max'] != last['metrics']['kl']
+    assert len(rows) == 16 and all(row['kl'] == 0 for row in rows)
+    assert runs.records(workdir, 'eval')[0]['val/kl'] == 0
+
+
+def compared(folder, **checkpoints):
+    """Config of a comparison of models of the run, with a judge that likes long answers."""
+    config = compare_config({name: artefact(str(folder / 'run'), checkpoint)
+                             for name, checkpoint in checkpoints.items()}, 'ref')
+    config.data.prompts = dict(mine=prompt_source(path=str(folder / 'prompts.jsonl')))
+    config.data.max_prompts = 8
+    config.rewards = dict(long=function_reward('jaxllm.rl.verifiers.length', unit='characters',
+                                               target=40, width=40))
+    config.sampling.update(max_new_tokens=5, score_batch_size=8)
+    config.statistics.draws = 20
+    return config
+
+
+def test_every_checkpoint_of_a_run_is_compared(aligned, tmp_path):
+    compare.run(compared(aligned[0], ref='4', ppo='all'), tmp_path)
+    results = json.loads((tmp_path / 'results.json').read_text())
+    rows = {row['artefact']: row for row in results['rows']}
+    assert {name: row['step'] for name, row in rows.items()} == {
+        'ref': 4, 'ppo-4': 4, 'ppo-8': 8, 'ppo-12': 12}
+    assert all(row['method'] == 'ppo' for name, row in rows.items() if name != 'ref')
+    assert rows['ppo-4']['kl']['value'] == pytest.approx(0, abs=1e-4)
+    assert abs(rows['ppo-12']['kl']['value']) > 1e-3
+    (at_equal,) = results['equal_kl']['rows']
+    assert at_equal['at_kl'] == max(row['kl']['value'] for row in rows.values() if row['kl'])
+
+
+@pytest.mark.parametrize('checkpoints, parts', [
+    (dict(ref='4', ppo='6'), ['no checkpoint of step 6', '4, 8, 12', 'keep_last']),
+    (dict(ref='7', ppo='all'), ['no checkpoint of step 7', '4, 8, 12']),
+    ({'ref': '4', 'ppo': 'all', 'ppo-8': '12'}, ["name 'ppo-8'", 'rename']),
+    (dict(ref='4', ppo='-4'), ["'-4' is unknown", 'all'])], ids=str)
+def test_a_checkpoint_that_is_not_there(checkpoints, parts, aligned):
+    with pytest.raises(InputError) as error:
+        compare_setup.prepare(compared(aligned[0], **checkpoints))
+    assert all(part in str(error.value) for part in parts), error.value
+
+
 def said(capsys, arguments, code):
     assert runs.run_here(arguments) == code
     return capsys.readouterr().err.strip().splitlines()[-1]
@@ -101,11 +211,15 @@ def rollouts(workdir):
 
 
 @pytest.mark.kill
-def test_kills_in_a_rollout_and_in_updates_leave_no_trace(folder, parent, shared_cache):
-    """Invariant 31, with a KL coefficient that moves."""
+@pytest.mark.parametrize('method, values, moved', [
+    ('ppo', dict(objective__kl_target=0.01, objective__kl_horizon=50.0), 'kl_coef'),
+    pytest.param('grpo', dict(lora__rank=2, optim__lr=1e-2), 'lora_b', marks=pytest.mark.long)])
+def test_kills_in_a_rollout_and_in_updates_leave_no_trace(method, values, moved, folder, parent,
+                                                          shared_cache):
+    """Invariant 31, with a KL coefficient that moves, and with an adapter."""
     env = FAST | dict(JAXLLM_CACHE=str(shared_cache),
                       PYTHONPATH=f'{runs.ROOT}{os.pathsep}{folder}')
-    values = dict(objective__kl_target=0.01, objective__kl_horizon=50.0)
+    values = values | dict(method=method)
     runs.run(argv(folder, parent, run='whole', **values), **env)
     workdir, whole = folder / 'run', folder / 'whole'
     command = argv(folder, parent, **values)
@@ -124,7 +238,8 @@ def test_kills_in_a_rollout_and_in_updates_leave_no_trace(folder, parent, shared
     (workdir / 'samples.jsonl').touch()
     (whole / 'samples.jsonl').touch()
     want = runs.assert_same_run(workdir, whole, STEPS)
-    assert any('kl_coef' in name and x != 0.05 for name, x in want.items())
+    began = 0.05 if moved == 'kl_coef' else 0.0
+    assert any(moved in name and np.any(x != began) for name, x in want.items())
     assert rollouts(workdir) == rollouts(whole) and len(rollouts(whole)) == STEPS // PERIOD
 
 
@@ -171,12 +286,13 @@ def test_an_alarm_stops_the_run_which_can_go_on(folder, parent, capsys):
 def test_prompts_that_are_too_long_are_named_or_counted(folder, parent, capsys):
     write_prompts(folder, 'x' * 200)
     error = said(capsys, argv(folder, parent), 2)
-    for part in ("source 'mine'", '1 of 25 records rejected', 'accept a larger share'):
+    advice = '--config.data.max_reject_share=0.04'
+    for part in ("source 'mine'", '1 of 25 records rejected', '(data.max_reject_share=0)', advice):
         assert part in error
     rejected = (folder / 'run' / 'data' / 'rejects-mine.jsonl').read_text()
     assert 'too long' in rejected and 'max_prompt_tokens' in rejected, rejected
-    assert runs.run_here(argv(folder, parent, method='grpo', train__num_steps=4,
-                              train__eval_every=4, data__max_reject_share=0.1)) == 0
+    assert runs.run_here([*argv(folder, parent, method='grpo', train__num_steps=4,
+                                train__eval_every=4), advice]) == 0
     (row,) = json.loads((folder / 'run' / 'data' / 'prompts.json').read_text())
     assert row['prompts'] + row['held_out'] == 24
 
