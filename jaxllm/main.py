@@ -8,31 +8,34 @@ from jaxllm.errors import GuardStop, InputError, RunError
 
 _FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
-_DESCRIPTION = """The whole life of a language model.
+_EXAMPLES = (
+    'jaxllm run --config=experiments/lifecycle.py --workdir=runs/life',
+    'jaxllm chat --workdir=runs/life',
+    'jaxllm run --config=experiments/pretrain.py:smoke --workdir=/tmp/smoke',
+    'jaxllm run --config=experiments/pretrain.py --config.optim.lr=1e-3 --dry_run',
+    'jaxllm finetune --data=my.jsonl --model=smollm2.gguf --workdir=runs/mine')
 
-  jaxllm run --config=experiments/pretrain.py --workdir=runs/base
-  jaxllm finetune --data=my.jsonl --model=smollm2.gguf --workdir=runs/mine
-  jaxllm run --config=experiments/pretrain.py:smoke --workdir=/tmp/smoke
-  jaxllm run --config=experiments/pretrain.py --config.optim.lr=1e-3 --workdir=runs/b --dry_run
-  jaxllm sweep --config=experiments/pretrain.py --seeds=0,1,2 --workdir=runs/three
-  jaxllm chat --workdir=runs/base
-  jaxllm inspect --workdir=runs/base
-"""
+
+def _shown(text, examples):
+    """What --help says: `text` first, runnable examples last."""
+    return dict(description=text, epilog='\n  '.join(('examples:', *examples)), allow_abbrev=False,
+                formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog='jaxllm', description=_DESCRIPTION,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog='jaxllm', **_shown(
+        'The whole life of a language model. `jaxllm VERB --help` has more.', _EXAMPLES))
     verbs = parser.add_subparsers(dest='verb', metavar='VERB', required=True)
 
-    def verb(name, text, example):
-        return verbs.add_parser(name, help=text, description=f'{text}\n\n  {example}',
-                                formatter_class=argparse.RawDescriptionHelpFormatter,
-                                allow_abbrev=False)
+    def verb(name, text, *examples):
+        return verbs.add_parser(name, help=text, **_shown(text, examples))
 
     run = verb('run', 'run the stage of a config file, or go on with it',
-               'jaxllm run --config=experiments/pretrain.py --workdir=runs/base')
+               'jaxllm run --config=experiments/lifecycle.py --workdir=runs/life',
+               'jaxllm run --config=experiments/sft.py --config.init_from=runs/life/base '
+               '--workdir=runs/sft',
+               'jaxllm run --config=experiments/pretrain.py --config.optim.lr=1e-3 --dry_run',
+               'jaxllm run --config=runs/life/sft/config.json --config.seed=1 --workdir=runs/sft1')
     run.usage = ('jaxllm run --config=FILE.py[:ARG]|RUN/config.json '
                  '[--config.section.key=value ...] --workdir=DIR [--dry_run]')
     run.add_argument('--workdir', help='the run directory, made if it is new')
@@ -47,7 +50,8 @@ def _parser():
                      'started this one is gone')
     _finetune(verb)
     sweep = verb('sweep', 'run all arms of a config file with several seeds, or go on with them',
-                 'jaxllm sweep --config=experiments/pretrain.py --seeds=0,1,2 --workdir=runs/three')
+                 'jaxllm sweep --config=experiments/ablations/long_tail.py --workdir=runs/tail',
+                 'jaxllm sweep --config=experiments/pretrain.py --seeds=0,1,2 --dry_run')
     sweep.usage = ('jaxllm sweep --config=FILE.py[:ARG] [--config.section.key=value ...] '
                    '--workdir=DIR [--seeds=0,1,2] [--jobs=2] [--arm=I] [--dry_run]')
     sweep.add_argument('--workdir', help='the directory of the sweep, made if it is new')
@@ -61,6 +65,7 @@ def _parser():
     sweep.add_argument('--dry_run', action='store_true',
                        help='print the arms and their jobs; run nothing')
     chat = verb('chat', 'talk to a chat model, or let a base model continue texts, streaming',
+                'jaxllm chat --workdir=runs/life',
                 'jaxllm chat --model=smollm2.gguf --prompt="What is the capital of France?" '
                 '--temperature=0')
     one = chat.add_mutually_exclusive_group(required=True)
@@ -81,35 +86,38 @@ def _parser():
     chat.add_argument('--seed', type=int, default=0)
     _label(verb)
     inspect = verb('inspect', 'look inside a training step of a run: losses, gradients, attention',
-                   'jaxllm inspect --workdir=runs/base --text="import os"')
+                   'jaxllm inspect --workdir=runs/life/base --html=inside.html',
+                   'jaxllm inspect --workdir=runs/life/base --text="The home of"')
     inspect.add_argument('--workdir', required=True)
     inspect.add_argument('--text', default='', help='look at this text; default: the next batch')
     inspect.add_argument('--html', default='', metavar='FILE', help='write a page as well')
     _artefacts(verb)
     report = verb('report', 'write report.html of a run, a chain or a sweep, finished or not',
-                  'jaxllm report runs/base')
+                  'jaxllm report runs/life', 'jaxllm report runs/tail')
     report.add_argument('workdir')
     return parser
 
 
 def _artefacts(verb):
     tree = verb('lineage', 'draw what an artefact was made from, back to the data',
-                'jaxllm lineage runs/mine')
+                'jaxllm lineage runs/life/aligned', 'jaxllm lineage runs/life/aligned --json')
     tree.add_argument('path', metavar='RUN|FILE.gguf|FOLDER')
     tree.add_argument('--json', action='store_true', help='for machines')
     back = verb('revert', 'print the path of the model that a run was made from, if it is intact',
-                'jaxllm chat --workdir=$(jaxllm revert runs/mine)')
+                'jaxllm revert runs/life/aligned',
+                'jaxllm chat --workdir=$(jaxllm revert runs/mine/sft)')
     back.add_argument('path', metavar='RUN')
     back.add_argument('--verify', action='store_true', help='also read and hash every tensor')
     gone = verb('delete', 'delete a run, unless others were made from it',
-                'jaxllm delete runs/mine')
+                'jaxllm delete runs/smoke', 'jaxllm delete runs/old --search=runs --yes')
     gone.add_argument('path', metavar='RUN')
     gone.add_argument('--force', action='store_true', help='even if others were made from it')
     gone.add_argument('--yes', action='store_true', help='do not ask')
     gone.add_argument('--search', action='append', default=[], metavar='DIR',
                       help='look for descendants here, too; repeatable')
     out = verb('export', 'write any model as Hugging Face safetensors or GGUF',
-               'jaxllm export runs/mine --format=hf --out=mine_hf')
+               'jaxllm export runs/life/sft --format=hf --out=sft_hf',
+               'jaxllm export runs/mine/sft --format=gguf --kind=q8_0 --out=mine.gguf')
     out.add_argument('path', metavar='RUN|FILE.gguf|FOLDER')
     out.add_argument('--out', required=True, metavar='FOLDER|FILE.gguf', help='must be new')
     out.add_argument('--format', choices=('hf', 'gguf'), default='hf')
@@ -117,7 +125,11 @@ def _artefacts(verb):
                      help='hf: float32, bfloat16 or float16; gguf: f16, q8_0 or f32')
     out.add_argument('--checkpoint', choices=('best', 'last'), default='best')
     rack = verb('adapters', 'several adapters on one base: add, list, activate, swap, remove, '
-                'merge, export', 'jaxllm adapters list runs/rack')
+                'merge, export',
+                'jaxllm adapters add runs/rack mine --run=runs/mine/sft',
+                'jaxllm adapters list runs/rack', 'jaxllm adapters activate runs/rack mine',
+                'jaxllm adapters merge runs/mine/sft --format=gguf --out=merged.gguf',
+                'jaxllm adapters export runs/mine/sft --out=mine_peft')
     rack.add_argument('action', choices=('add', 'list', 'activate', 'swap', 'remove', 'merge',
                                          'export'))
     rack.add_argument('path', metavar='RACK|RUN', help='a directory of adapters, or one LoRA run')
@@ -130,21 +142,29 @@ def _artefacts(verb):
     rack.add_argument('--format', choices=('hf', 'gguf'), default='hf', help='merge')
     rack.add_argument('--kind', default='', help='merge: as of export')
     data = verb('data', 'look at a record as the model sees it; fetch real data',
-                'jaxllm data show my.jsonl --model=smollm2.gguf')
+                'jaxllm data show experiments/finetune_example.jsonl', 'jaxllm data fetch',
+                'jaxllm data fetch smollm2')
     actions = data.add_subparsers(dest='action', metavar='ACTION', required=True)
-    show = actions.add_parser('show', help='a record with its tokens coloured by role and weight')
+    text = 'a record with its tokens coloured by role and weight'
+    show = actions.add_parser('show', help=text, **_shown(text, (
+        'jaxllm data show experiments/finetune_example.jsonl --record=3',
+        'jaxllm data show my.jsonl --model=smollm2.gguf')))
     show.add_argument('file', help='.jsonl, .jsonl.gz, .csv or .parquet')
     show.add_argument('--model', default='', metavar='RUN|FILE.gguf|FOLDER',
                       help='whose tokenizer and template; default: bytes and ChatML')
     show.add_argument('--template', default='', metavar='NAME|FILE.jinja')
     show.add_argument('--record', type=int, default=1, help='which one, from 1')
-    fetch = actions.add_parser('fetch', help='download real data or a small model, print its path')
+    text = 'download real data or a small model, print its path'
+    fetch = actions.add_parser('fetch', help=text, **_shown(text, (
+        'jaxllm data fetch', 'jaxllm data fetch smollm2')))
     fetch.add_argument('name', nargs='?', default='', help='without one: what there is')
 
 
 def _finetune(verb):
     own = verb('finetune', 'fine-tune a model on your own data: five steps, one report',
-               'jaxllm finetune --data=my.jsonl --model=smollm2.gguf --workdir=runs/mine')
+               'jaxllm finetune --data=my.jsonl --model=smollm2.gguf --workdir=runs/mine',
+               'jaxllm finetune --data=experiments/finetune_example.jsonl --model=smollm2.gguf '
+               '--dry_run')
     own.add_argument('--data', default='', metavar='FILE',
                      help='.jsonl, .csv or .parquet of pairs, conversations or preferences')
     own.add_argument('--model', action='append', default=[], metavar='FILE.gguf|FOLDER|RUN',
@@ -172,9 +192,9 @@ def _finetune(verb):
 
 def _label(verb):
     own = verb('label', 'people rank responses, blind: in a local web page or a terminal',
-               'jaxllm label --model=runs/sft --model=runs/ppo --prompts=my.jsonl '
-               '--workdir=labels/mine\n  jaxllm label --workdir=labels/mine --report '
-               '--export=data/mine')
+               'jaxllm label --model=runs/life/sft --model=runs/life/aligned '
+               '--prompts=world:pairs --workdir=labels/mine',
+               'jaxllm label --workdir=labels/mine --report --export=data/mine')
     own.add_argument('--workdir', default='', help='of items and answers, made if it is new')
     own.add_argument('--model', action='append', default=[], metavar='RUN[@STEP]|FILE.gguf|FOLDER',
                      help='whose responses are compared; repeatable')

@@ -5,11 +5,13 @@ import math
 import os
 import signal
 
+import documented
 import jax
 import numpy as np
 import pytest
 import runs
 
+from jaxllm import objectives
 from jaxllm.sharding import make_mesh
 from jaxllm.stages import base as bases
 
@@ -190,23 +192,26 @@ def test_early_stopping(tmp_path, parent, data):
     assert any('stopped early' in note['text'] for note in runs.records(workdir, 'note'))
 
 
-def test_a_loss_of_ones_own(tmp_path, parent, data, monkeypatch):
-    """A module and a config are all that a new loss takes."""
-    (tmp_path / 'hinge_loss.py').write_text(
-        'import dataclasses\nimport jax\nfrom jaxllm.objectives.preference import Method\n\n\n'
-        '@dataclasses.dataclass(frozen=True)\nclass Settings:\n    width: float\n\n\n'
-        'def method(settings):\n'
-        '    return Method(lambda pairs, batch: jax.nn.relu(\n'
-        '        settings.width - pairs.ratios[:, 0] + pairs.ratios[:, 1]))\n')
-    (tmp_path / 'mine.py').write_text(
-        'import ml_collections\nfrom jaxllm.config import load_file\n\n\ndef get_config(arg):\n'
-        f'    config = load_file("{DPO}:" + arg)\n    config.method = "hinge_loss"\n'
-        '    config.objective = ml_collections.ConfigDict(dict(width=2.0))\n    return config\n')
-    monkeypatch.syspath_prepend(tmp_path)
-    command = argv(tmp_path / 'run', parent, data)
-    command[1] = command[1].replace(str(DPO), str(tmp_path / 'mine.py'))
+def test_a_loss_of_ones_own(tmp_path, parent, monkeypatch):
+    """Two files are all that a new loss takes: those that README.md shows, as they stand."""
+    for path, source in documented.readme_files().items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(source, encoding='utf-8')
+    monkeypatch.setattr(objectives, '__path__', [*objectives.__path__,
+                                                 str(tmp_path / 'jaxllm' / 'objectives')])
+    monkeypatch.chdir(runs.ROOT)
+    data = tmp_path / 'pairs.jsonl'
+    data.write_text(lines(*(dict(prompt=f'number {i} please', chosen='good', rejected='not so good')
+                            for i in range(60))))
+    workdir = tmp_path / 'run'
+    command = argv(workdir, parent, data, objective__alpha=0.3)
+    command[1] = command[1].replace(str(DPO), str(tmp_path / 'experiments' / 'rdpo.py'))
     assert runs.run_here(command) == 0
-    assert runs.records(tmp_path / 'run', 'eval')[0]['val/loss'] == pytest.approx(2.0)
+    evals = runs.records(workdir, 'eval')
+    shorter = len('not so good') - len('good')  # tokens are bytes
+    assert evals[0]['val/loss'] == pytest.approx(math.log1p(math.exp(0.3 * shorter)), rel=1e-5)
+    assert evals[-1]['val/loss'] < evals[0]['val/loss']
+    assert evals[-1]['val/margin'] > 0
 
 
 def refused(capsys, arguments, *parts):
