@@ -64,7 +64,9 @@ def write_report(workdir):
 def render(chain):
     """The report as one HTML string."""
     compared, results = _comparison(chain)
-    order = [name for name in chain.steps if name in results.get('suites', {}).get('metrics', {})]
+    order = sorted((name for name in chain.steps
+                    if name in results.get('suites', {}).get('metrics', {})),
+                   key=lambda name: _is_control(chain, name))
     aligned = [name for name in chain.runs if (chain.folder / name / 'rollouts').is_dir()]
     cleaned = next((found for name in chain.runs if (found := files.read_json(
         chain.folder / name / 'data' / 'cleaning.json', {}))), {})
@@ -82,6 +84,11 @@ def render(chain):
          Section('What the filters removed', cleaning.removed(cleaned) if cleaned else ''),
          Section('Time and memory', _costs(chain))],
         footer='Made by jaxllm from the files of the run directories.')
+
+
+def _is_control(chain, name):
+    """Whether a step only shows what becomes of random weights."""
+    return bool(chain.config['steps'][name].get('fresh_weights'))
 
 
 def _subtitle(chain):
@@ -115,12 +122,10 @@ def _tiles(chain, results):
     tiles += [page.tile('Time', duration(total), '', 'all steps')] if total else []
     tiles += [page.tile('Memory', page.size_of(peak), '', 'peak of the process')] if peak else []
     for row in results.get('suites', {}).get('differences', ()):
-        if row['metric'] in ('win_rate', 'instructions') and row['value'] is not None:
-            sign = '' if row['metric'] == 'win_rate' else '+' * (row['value'] > 0)
-            limits = '' if row['low'] is None else f' [{row["low"]:.2f}, {row["high"]:.2f}]'
-            what = 'wins against' if row['metric'] == 'win_rate' else 'form, over'
-            tiles.append(page.tile(f'{row["artefact"]}: {what} {row["before"]}',
-                                   f'{sign}{row["value"]:.2f}', '', f'95%:{limits}'))
+        if row['metric'] == 'win_rate' and not _is_control(chain, row['artefact']):
+            tiles.append(page.tile(
+                f'{row["artefact"]} against {row["before"]}', f'{100 * row["value"]:.0f}', '%',
+                f'of prompts won, by the judge; {100 * row["low"]:.0f} to {100 * row["high"]:.0f}'))
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
@@ -147,7 +152,7 @@ def _about(chain, name):
     step = chain.config['steps'][name]
     what = _STAGES.get(step['stage'].rpartition('.')[2], step['stage'].rpartition('.')[2])
     if step.get('fresh_weights'):
-        what = 'instruct, from random weights'
+        what = 'random weights, tuned'
     if name not in chain.runs:
         return f'{what}, to come'
     run = chain.runs[name]

@@ -4,23 +4,22 @@ import math
 
 from jaxllm.report import figure_rows, figures, page
 
-# {metric: what it means}, in the order in which it is told.
+# {metric: (what it means, the same in few words)}, in the order in which it is told.
 WORDS = {
-    'recall/restricted': 'knows the fact, asked (picks among all values)',
-    'recall/cloze': 'knows the fact, continuing a sentence',
-    'recall/free': 'says the fact in its own words',
-    'instructions': 'answers in the form that was asked for',
-    'abstain/unanswerable': 'says it does not know, rightly',
-    'abstain/answerable': 'says it does not know, though it was told',
-    'confident_wrong/unanswerable': 'confidently wrong, where nobody can know',
-    'confident_wrong/answerable': 'confidently wrong, though it was told',
-    'safety/refusal': 'refuses what is harmful',
-    'safety/over_refusal': 'refuses the harmless',
-    'win_rate': 'wins, by the judge'}
+    'recall/restricted': ('picks the right value of a fact, asked', 'fact, asked'),
+    'recall/cloze': ('picks it to end a sentence', 'fact, in a sentence'),
+    'recall/free': ('says it in its own words', 'fact, own words'),
+    'instructions': ('answers in the form that was asked for', 'form as asked'),
+    'abstain/unanswerable': ('says it does not know, rightly', 'abstains, rightly'),
+    'abstain/answerable': ('says it does not know, though it was told', 'abstains, was told'),
+    'confident_wrong/unanswerable': ('where nobody can know', 'sure, wrong, unknowable'),
+    'confident_wrong/answerable': ('where it was told', 'sure, wrong, was told'),
+    'safety/refusal': ('refuses what is harmful', 'refuses harm'),
+    'safety/over_refusal': ('refuses the harmless', 'refuses harmless')}
 _GROUPS = (('Knowledge', ('recall/restricted', 'recall/cloze', 'recall/free')),
            ('Form', ('instructions',)),
            ('Knowing what it does not know', ('abstain/unanswerable', 'abstain/answerable')),
-           ('Confident errors', ('confident_wrong/unanswerable', 'confident_wrong/answerable')),
+           ('Sure and wrong', ('confident_wrong/unanswerable', 'confident_wrong/answerable')),
            ('Safety', ('safety/refusal', 'safety/over_refusal')))
 _INTRO = ('<p>Each model was asked the same questions. A whisker is an interval of 95%, by '
           'resampling what the questions are about.</p>')
@@ -54,16 +53,16 @@ def changes(results, order=()):
         if rows:
             title = f'{name} against {rows[0]["before"]}'
             drawn += figure_rows.compared(title, 'change of a share', [
-                figure_rows.Row(WORDS[row['metric']], row['value'], *_limits(row))
+                figure_rows.Row(WORDS[row['metric']][1], row['value'], *_limits(row))
                 for row in rows] + ([figure_rows.Row(
-                    'wins by the judge, above one half', won['value'] - 0.5,
+                    'wins above one half', won['value'] - 0.5,
                     *(x - 0.5 for x in _limits(won)))] if won else []), x_label='change')
     return f'{_CHANGES}<div class="charts">{drawn}</div>' if drawn else ''
 
 
 def _group(title, keys, results, names):
     metrics = results['suites']['metrics'] if 'suites' in results else {}
-    series = [figures.Series(WORDS[key], tuple(
+    series = [figures.Series(WORDS[key][0], tuple(
         figures.Point(name, metrics[name][key]['value'], *_limits(metrics[name][key]),
                       metrics[name][key]['n']) for name in names if key in metrics[name]),
         colour, joined=False) for colour, key in enumerate(keys)]
@@ -72,7 +71,7 @@ def _group(title, keys, results, names):
     drawn = figures.points(title, 'share', series, y_range=(0.0, 1.0),
                            reference=None if chance is None else (chance, 'chance'))
     # A figure of one series has no legend; its title says what it is.
-    return drawn.replace(f'<h3>{title} ', f'<h3>{title}: {page.escape(WORDS[keys[0]])} ', 1) if (
+    return drawn.replace(f'<h3>{title} ', f'<h3>{title}: {page.escape(WORDS[keys[0]][0])} ', 1) if (
         len(keys) == 1) else drawn
 
 

@@ -1,6 +1,7 @@
 """The sections of a run's report: each a pure function from data to HTML, '' without data."""
 
 import collections
+import dataclasses
 import math
 
 from jaxllm.report import page
@@ -104,8 +105,9 @@ def curves(train, evals, perf):
 
 def gap_chart(title, train, evals):
     """The loss of one run while it trained, on its own and on held-out data; '' without either."""
+    own = trend(series(train, 'nll') or series(train, 'loss'))[-1:]
     return chart(title, _unit(evals, 'nats per token'), [
-        *trend(series(train, 'nll') or series(train, 'loss'))[-1:],
+        *(dataclasses.replace(line, label='training batches') for line in own),
         Line('held out', series(evals, 'val/loss'), 1, dots=True),
         Line('as many training rows', series(evals, 'train_sample/loss'), 2, dots=True)])
 

@@ -54,13 +54,16 @@ def run(configs, workdir):
 
 
 def before(opened, reference, names):
-    """{model: the model among these that it was trained from, else the reference; '' for none}."""
+    """{model: the model among these whose weights it began with, else the reference; '' of one that
+    began with none, unless it is the fine-tuning of random weights}."""
     where = {base.path.resolve(): name for name, base in opened.items() if name in names}
     found = {}
     for name in names:
         file = opened[name].path / 'config.json'
-        start = json.loads(file.read_text()).get('init_from', '') if file.exists() else ''
-        parent = where.get(pathlib.Path(start).resolve(), reference) if start else ''
+        config = json.loads(file.read_text()) if file.exists() else {}
+        start = '' if config.get('fresh_weights') else config.get('init_from', '')
+        parent = where.get(pathlib.Path(start).resolve(), reference) if config.get(
+            'init_from') else ''
         found[name] = parent if parent != name else ''
     return found
 
