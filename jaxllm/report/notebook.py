@@ -46,7 +46,9 @@ def loss_curves(runs):
                     (run.evals, 'val/loss', BLUE, 'o-', 'held-out texts')):
                 if points := series(records, key):
                     ax.plot(*zip(*points, strict=True), style, color=colour, label=label, ms=4)
-            ax.set(title=name, xlabel='step', ylabel='loss [nats per token]')
+            text = bool(series(run.train, 'nll'))  # else it is trained on rewards
+            ax.set(title=name, xlabel='step',
+                   ylabel='loss [nats per token]' if text else 'cost of KL minus reward')
             ax.grid(axis='y', alpha=0.25)
             ax.legend()
     return drawn
@@ -75,8 +77,7 @@ def ladder(runs):
             'made from': pathlib.Path(parent).name if parent else 'nothing',
             'parameters trained': f'{trained:,}' if trained else '-',
             'steps': f'{run.train[-1]["step"]:,}' if run.train else '-',
-            'held-out loss [nats/token]': (f'{losses[0]:.2f} to {losses[-1]:.2f}' if losses
-                                           else '-'),
+            'held-out loss': f'{losses[0]:.2f} to {losses[-1]:.2f}' if losses else '-',
             'bits per byte': f'{bits[-1]:.2f}' if bits else '-',
             'answers that end': f'{stops["stopped"]} of {stops["asked"]}' if stops else '-',
             'time [s]': f'{seconds:.0f}' if seconds is not None else '-'})

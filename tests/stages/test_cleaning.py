@@ -77,3 +77,22 @@ def test_settings_of_a_section(folder):
     config.data.clean.near = dict(most=0.9)
     with pytest.raises(InputError, match='config.data.clean.near'):
         cleaning.settings(config.data)
+
+
+def test_cleaned_texts_of_another_run_are_taken(folder, tmp_path):
+    config = config_of(folder)
+    made = stores(config, tmp_path / 'run')['text']
+    config = config.unlock()
+    config.data.clean.run = str(tmp_path / 'run')
+    taken = stores(config, tmp_path / 'next')['text']
+    assert taken.train.fingerprint == made.train.fingerprint
+    for name in ('cleaned/text.jsonl', 'cleaning.json', 'rejects-text.json'):
+        assert ((tmp_path / 'next' / 'data' / name).read_bytes()
+                == (tmp_path / 'run' / 'data' / name).read_bytes())
+    config.data.clean.spam = 0.9
+    with pytest.raises(InputError, match="run has not cleaned the source text with these .* of "
+                                         "others.*--config.data.clean.run=''"):
+        stores(config, tmp_path / 'other')
+    config.data.clean.run = str(tmp_path / 'nowhere')
+    with pytest.raises(InputError, match='is missing'):
+        stores(config, tmp_path / 'other')

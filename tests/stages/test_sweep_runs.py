@@ -144,6 +144,11 @@ def test_a_chain_runs_its_steps_once_and_can_be_moved(toys, tmp_path, capsys):
     assert starts == {'base': 'x', 'middle': 'x', 'last': 'xx'}
     assert runs.run_here([*command, '--config.seed=1', f'--workdir={tmp_path / "b"}']) == 2
     assert 'another config' in capsys.readouterr().err
+    tries = [(row['step'], row['event']) for row in map(
+        json.loads, (tmp_path / 'b' / 'steps.jsonl').read_text().splitlines())]
+    assert tries == [(step, event) for step in ('base', 'middle', 'last', 'last')
+                     for event in ('begin', 'end')]
+    assert '3 of 3 steps done' in (tmp_path / 'b' / 'report.html').read_text()
 
 
 def test_a_step_is_done_only_if_what_it_starts_from_is(toys, tmp_path, capsys):
@@ -168,6 +173,19 @@ def test_a_chain_stops_at_a_step_that_fails(toys, tmp_path):
     assert (tmp_path / 'a' / 'base' / 'done.json').exists()
     assert not (tmp_path / 'a' / 'middle' / 'done.json').exists()
     assert not (tmp_path / 'a' / 'last').exists() and not (tmp_path / 'a' / 'done.json').exists()
+    assert json.loads((tmp_path / 'a' / 'steps.jsonl').read_text().splitlines()[-1])[
+        'event'] == 'stop'
+    assert '1 of 3 steps done; next: middle' in (tmp_path / 'a' / 'report.html').read_text()
+
+
+def test_expected_seconds_are_of_the_steps(toys, capsys):
+    command = ['run', f'--config={toys / "good.py"}', '--dry_run']
+    end = '    return config\n'
+    text = (toys / 'good.py').read_text().replace(
+        end, f'    config.expected_s = dict(base=3, middle=0)\n{end}')
+    (toys / 'good.py').write_text(text)
+    assert runs.run_here(command) == 2
+    assert 'above 0 for each of base, middle' in capsys.readouterr().err
 
 
 # Plans, in this process.
