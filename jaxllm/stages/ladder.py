@@ -44,8 +44,10 @@ def _config(path):
 
 
 def _writes(step):
-    """Whether a step has made a model that writes text."""
+    """Whether a step has made a model that writes text, and is no control on random weights, which
+    one opens by its own directory."""
     config = _config(step)
     return (config.get('stage', '').rpartition('.')[2] not in _NO_TALKERS
+            and not config.get('fresh_weights')
             and ('model' in config or (step / MODEL_FILE).exists())
             and has_checkpoint(step / 'checkpoints'))
