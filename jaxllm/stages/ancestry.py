@@ -13,6 +13,8 @@ from jaxllm.stages import base as bases
 from jaxllm.stages import lineage
 from jaxllm.train.checkpoint import has_checkpoint
 
+_COUNTED = 'documents', 'comparisons', 'answers', 'tokens'  # in summary.json, as the stage has them
+
 
 @dataclasses.dataclass(frozen=True)
 class Node:
@@ -92,8 +94,8 @@ def _data(path, record):
     lines, file = [], path / 'data' / 'summary.json'
     for row in json.loads(file.read_text()) if file.exists() else ():
         licence = f', {row["license"]}' if row.get('license') else ''
-        lines.append(f'data {row["source"]}: {row["path"]}, {row["documents"]:,} documents, '
-                     f'{row["tokens"]:,} tokens{licence}')
+        counts = ', '.join(f'{row[name]:,} {name}' for name in _COUNTED if name in row)
+        lines.append(f'data {row["source"]}: {row["path"]}, {counts}{licence}')
     lines += [f'{name} {record[name][:12]}' for name in ('tokenizer', 'template', 'world')
               if name in record]
     return tuple(lines)

@@ -9,7 +9,7 @@ from jaxllm.sweep import CHAIN
 from jaxllm.train.checkpoint import has_checkpoint
 
 _PREFERRED = 'aligned'  # of the steps of a chain, whatever comes after it
-_NO_TALKERS = ('reward_model',)  # stages whose models score texts and write none
+_NO_TALKERS = ('reward',)  # stages whose models score texts and write none
 
 
 def models_of(path):

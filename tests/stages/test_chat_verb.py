@@ -3,6 +3,7 @@
 The talk itself is tested beside its models, in test_sft.py.
 """
 
+import importlib
 import json
 
 import pytest
@@ -29,7 +30,7 @@ def chain(folder, steps, order, made):
     return folder
 
 
-LIFE = dict(tokenizer='tokenizer', base='pretrain', sft='sft', reward_safe='reward_model',
+LIFE = dict(tokenizer='tokenizer', base='pretrain', sft='sft', reward_safe='reward',
             aligned='rl', later='sft', eval='evaluate')
 
 
@@ -42,6 +43,7 @@ def has_model(monkeypatch):
     (LIFE, ['base', 'sft', 'aligned', 'later'], 'aligned'),
     (['base', 'sft'], ['base', 'sft'], 'sft'), (['base', 'reward_safe'], ['base'], 'base')])
 def test_the_models_of_a_chain(tmp_path, has_model, made, names, first):
+    assert all(importlib.import_module(f'jaxllm.stages.{stage}').run for stage in LIFE.values())
     made = [name for name in made if name not in ('tokenizer', 'eval')]
     folder = chain(tmp_path / 'life', LIFE, list(LIFE), made)
     assert ladder.models_of(folder) == ({name: folder / name for name in names}, first)

@@ -13,6 +13,7 @@ import runs
 
 from jaxllm import objectives
 from jaxllm.sharding import make_mesh
+from jaxllm.stages import ancestry
 from jaxllm.stages import base as bases
 
 DPO = runs.ROOT / 'experiments' / 'dpo.py'
@@ -65,7 +66,7 @@ def params_of(path):
     return bases.flat(bases.load_plain(bases.open_base(path), mesh))
 
 
-def test_it_learns_and_says_what_changed(trained, parent):
+def test_it_learns_and_says_what_changed(trained, parent, data):
     evals = runs.records(trained, 'eval')
     assert evals[0]['val/loss'] == pytest.approx(math.log(2), rel=1e-6)
     assert evals[0]['val/margin'] == 0 and evals[0]['val/pair_accuracy'] == 0.5
@@ -76,6 +77,7 @@ def test_it_learns_and_says_what_changed(trained, parent):
     lineage = json.loads((trained / 'lineage.json').read_text())
     assert {role: entry['run'] for role, entry in lineage['parents'].items()} == {
         'init_from': str(parent), 'ref': str(parent)}
+    assert f'data mine: {data}, 45 comparisons' in ancestry.ancestors(trained).data[0]
     report = (trained / 'report.html').read_text()
     assert 'Pairs of answers' in report and '15 held out' in report
     assert runs.records(trained, file='samples.jsonl')[-1]['prompt'] == 'number 3 please'
