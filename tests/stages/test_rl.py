@@ -125,11 +125,11 @@ def aligned(tmp_path_factory, shared_cache, parent):
             return scorers[-1]
 
         def watched_fit(self, *args, frozen, **options):
-            constants = {'ref': frozen['ref'], 'reward': scorers[0].weights['mine'][0]}
-            seen['before'] = {name: bases.tensor_hashes(x) for name, x in constants.items()}
+            hashes = lambda **trees: {name: bases.tensor_hashes(x) for name, x in trees.items()}
+            constants = lambda: hashes(ref=frozen['ref'], reward=scorers[0].weights['mine'][0])
+            seen['before'] = constants()
             state = fit(self, *args, frozen=frozen, **options)
-            seen['after'] = {name: bases.tensor_hashes(x) for name, x in constants.items()}
-            seen['trained'] = {name: bases.tensor_hashes(x) for name, x in state.trainable.items()}
+            seen['after'], seen['trained'] = constants(), hashes(**state.trainable)
             return state
         patch.setattr(rl_rewards.Scorer, 'opened', watched_open)
         patch.setattr(Trainer, 'fit', watched_fit)
