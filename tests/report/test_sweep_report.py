@@ -199,9 +199,11 @@ def test_no_sweep_and_a_wrong_reference(sweep, tmp_path):
 
 
 def test_a_chain_has_the_reports_of_its_steps(tmp_path):
-    for folder, config in (('', {'stage': 'jaxllm.stages.chain', 'steps': {'a': {}, 'b': {}}}),
+    steps = {'a': {'stage': 'toy'}, 'b': {'stage': 'toy'}}
+    for folder, config in (('', {'stage': 'jaxllm.stages.chain', 'steps': steps}),
                            ('a', {'stage': 'toy'})):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / 'config.json').write_text(json.dumps(config))
-    assert directory.write_reports(tmp_path) == [tmp_path / 'a' / 'report.html']
+    assert directory.write_reports(tmp_path) == [tmp_path / 'a' / 'report.html',
+                                                 tmp_path / 'report.html']
     assert (tmp_path / 'a' / 'report.html').exists()
