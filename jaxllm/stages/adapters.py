@@ -60,7 +60,7 @@ def _add(path, args):
     base, settings, tree, source = _from_run(args) if args.run else _from_peft(path, args)
     name = args.name or pathlib.Path(args.run or args.peft).resolve().name
     if not re.fullmatch(r'[\w-][\w.-]*', name):
-        raise InputError(f'--name={name!r} cannot be the name of an adapter; use letters, digits, '
+        raise InputError(f'the name {name!r} cannot be that of an adapter; use letters, digits, '
                          '"-", "_" and "."')
     about = {'path': str(base.path), 'step': base.step, 'fingerprint': base.fingerprint}
     path.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def _add(path, args):
                              f'{path} is of adapters for {rack["base"]["path"]} (step '
                              f'{rack["base"]["step"]}); give it a rack of its own')
         if name in rack['adapters']:
-            raise InputError(f'{path} has an adapter {name!r} already; give --name or another name '
+            raise InputError(f'{path} has an adapter {name!r} already; give another name '
                              'behind the rack')
         folder = path / name
         shutil.rmtree(folder, ignore_errors=True)
