@@ -36,7 +36,7 @@ class Whole:
         self._bar = None
         if enabled and self.file.isatty():
             self._bar = tqdm.tqdm(total=100, file=self.file, dynamic_ncols=True, leave=True,
-                                  bar_format='{desc} {bar:20} {percentage:3.0f}%  {postfix}')
+                                  bar_format='{desc} {bar:20} {percentage:3.0f}%{postfix}')
 
     def begin(self, step):
         """A step starts."""
@@ -50,7 +50,7 @@ class Whole:
         self._spent_s += self._clock() - self._began
         self._planned_s += self._expected[self.step]
         self._done.add(self.step)
-        self.step = ''
+        self.step = self._text = ''
         self._show()
 
     def inside(self, text, share):
@@ -112,10 +112,10 @@ class Whole:
         if self._bar is None:
             return
         left = self.left_s()
-        text = self._text if len(self._text) < 60 else f'{self._text[:59]}…'
-        self._bar.set_description_str(f'{self._place()} {self.step}', refresh=False)
-        self._bar.set_postfix_str(
-            text + ('' if left is None else f'  · about {duration(left)} left'), refresh=False)
+        parts = [self._text if len(self._text) < 60 else f'{self._text[:59]}…',
+                 '' if left is None else f'about {duration(left)} left']
+        self._bar.set_description_str(f'{self._place()} {self.step}'.strip(), refresh=False)
+        self._bar.set_postfix_str(' · '.join(filter(None, parts)), refresh=False)
         self._bar.n = math.floor(min(self._percent(), 100))
         self._bar.refresh()
 
