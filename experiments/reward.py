@@ -41,7 +41,7 @@ def get_config(arg=''):
     is plackett_luce, bradley_terry (pairs alone) or all_pairs; `margin` (of bradley_terry) is none,
     small, large or own; `lora` trains an adapter; `smoke` makes a base and an SFT run first."""
     arg = parse_arg(arg, smoke=False, criterion='helpful', rater='expert', world='nano', data='',
-                    loss='plackett_luce', margin='none', lora=False)
+                    feedback='', loss='plackett_luce', margin='none', lora=False)
     config = reward_config()
     config.loss.update(kind=arg.loss, margin=arg.margin)
     if arg.lora:
@@ -52,6 +52,10 @@ def get_config(arg=''):
             path=str(fetch.fetch('chitchat_ratings')), license='MIT'))
         config.data.holdout_share = 0.2
         config.reference.prompts = 0  # an excerpt of two people is nothing that the parent writes
+    elif arg.feedback:
+        config.data.comparisons = dict(own=comparison_source(
+            path=f'{arg.feedback}/{arg.criterion}.jsonl', license='CC0-1.0'))
+        config.data.seq_len = 128
     elif arg.data:
         config.data.comparisons = dict(mine=comparison_source(path=arg.data))
     else:
