@@ -16,7 +16,8 @@ with e.g. --config.train.save_every=20 --config.checkpoint.keep_last=30). Each i
 own, and the table at equal KL takes of each method the one nearest to the KL and not over it.
 
 Expect (first command, default runs of world seed 1): 1.5 minutes; win rates against SFT of 0.63
-[0.58, 0.69] for PPO, 0.52 [0.48, 0.56] for DPO and 0.56 [0.50, 0.62] for the best of four.
+[0.58, 0.69] for PPO, 0.52 [0.48, 0.56] for DPO and 0.56 [0.50, 0.62] for the best of four. Second
+command (world seed 0, 34 models): nothing beats SFT at any KL, see BUILD_NOTES.md.
 """
 
 import pathlib

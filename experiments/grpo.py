@@ -11,7 +11,9 @@ The first two need the SFT run of a world, from experiments/sft.py. A file of yo
 `prompt` and an `answer` on each line; to say that answer is rewarded.
 
 Expect (first command, world seeds 0, 1, 2, one CPU core each): 6 minutes; of 128 held-out requests
-the share answered in the form asked for goes from 0.39, 0.53, 0.40 to 0.54, 0.75, 0.68.
+the share answered in the form asked for goes from 0.39, 0.53, 0.40 to 0.54, 0.75, 0.68. With
+method=dr_grpo (seed 0, another base, --config.train.num_steps=80): from 0.41 to 0.70, +0.29 [0.20,
+0.38].
 """
 
 import pathlib

@@ -1,5 +1,5 @@
-"""The whole life of a model: raw text, tokenizer, base, instruct, two reward models, aligned model,
-and all of them compared.
+"""The whole life of a model: raw text, tokenizer, base, instruct model, what people think of its
+answers, two reward models, aligned model, and all of them compared.
 
     jaxllm run --config=experiments/lifecycle.py --workdir=runs/life
     jaxllm run --config=experiments/lifecycle.py:seed=1 --workdir=runs/life1
@@ -7,11 +7,11 @@ and all of them compared.
     jaxllm chat --workdir=runs/life
     jaxllm sweep --config=experiments/lifecycle.py --workdir=runs/lives     # three seeds, a verdict
 
-The steps are runs/life/{tokenizer,base,sft,control,reward_helpful,reward_safe,aligned,eval},
-ordinary run directories with a report each, and runs/life/report.html tells the whole; stopped
-anywhere, the same command goes on. Copies, spam, and unsafe and broken texts are taken out of the
+The steps are runs/life/{tokenizer,base,sft,control,feedback,reward_helpful,reward_safe,aligned,
+eval}, ordinary run directories, and runs/life/report.html tells the whole; stopped anywhere, the
+same command goes on. Copies, spam, and unsafe and broken texts are taken out of the
 documents of a synthetic world and of Python's docstrings; what stays makes the tokenizer and the
-base. `control` is the fine-tuning of random weights: what it knows, fine-tuning has taught.
+base. `feedback` are answers of the instruct model, ranked by simulated raters. `control` is the fine-tuning of random weights: what it knows, fine-tuning has taught.
 `eval` asks control, base, instruct and aligned model the same questions and prompts, and the
 world's hidden judge says who wins. In `chat`, /model changes the model, /compare asks all of them.
 """
@@ -46,12 +46,18 @@ def get_config(arg=''):
     if not arg.smoke:  # as many epochs of the world's documents as without the rest
         base.train.num_steps = round(1050 / (1 - MIX - READING))
     steps = dict(tokenizer=_tokenizer(base), base=base, **sft)
-    for criterion in REWARDS:
-        reward = _load('reward', f'criterion={criterion}', arg.smoke)
+    steps['feedback'] = _load('feedback', '', arg.smoke)
+    steps['feedback'].run = '@sft'
+    # The helpful reward learns from the instruct model's own answers, as it will be asked about
+    # them; the safe one from the world's, since few of one's own are about what is unsafe.
+    for criterion, own in zip(REWARDS, (',feedback=@feedback', ''), strict=True):
+        reward = _load('reward', f'criterion={criterion}{own}', arg.smoke)
         reward.init_from = '@sft'
         steps[f'reward_{criterion}'] = reward
     aligned = steps['aligned'] = _load('ppo', '', arg.smoke, step='aligned')
     aligned.init_from = '@sft'
+    if not arg.smoke:
+        aligned.train.num_steps = 80  # the hidden judge is as content as after 120
     for criterion in REWARDS:
         aligned.rewards[criterion].run = f'@reward_{criterion}'
     steps['eval'] = _evaluation(arg.smoke)

@@ -4,6 +4,8 @@
         --workdir=runs/w_helpful
     jaxllm run --config=experiments/reward.py:criterion=safe --config.init_from=runs/w_sft \\
         --workdir=runs/w_safe
+    jaxllm run --config=experiments/reward.py:criterion=helpful,feedback=runs/w_feedback \\
+        --config.init_from=runs/w_sft --workdir=runs/w_own
     jaxllm run --config=experiments/reward.py:data=my.jsonl --config.init_from=runs/sft \\
         --workdir=runs/mine
     jaxllm run --config=experiments/reward.py:data=chitchat --config.init_from=runs/sft \\
@@ -36,7 +38,8 @@ _HERE = pathlib.Path(__file__).parent
 
 def get_config(arg=''):
     """`criterion` is what the world's rater judges by (helpful, safe or overall) and `rater` who;
-    `world` is the scale of the synthetic world that the SFT run has learned; `data` is a file of
+    `world` is the scale of the synthetic world that the SFT run has learned; `feedback` is a run of
+    experiments/feedback.py: rankings of the SFT model's own answers; `data` is a file of
     your own comparisons instead, or chitchat: human ratings of conversations (fetched); `loss`
     is plackett_luce, bradley_terry (pairs alone) or all_pairs; `margin` (of bradley_terry) is none,
     small, large or own; `lora` trains an adapter; `smoke` makes a base and an SFT run first."""
@@ -56,6 +59,7 @@ def get_config(arg=''):
         config.data.comparisons = dict(own=comparison_source(
             path=f'{arg.feedback}/{arg.criterion}.jsonl', license='CC0-1.0'))
         config.data.seq_len = 128
+        config.train.update(num_steps=200, batch_size=16)  # rankings of up to eight
     elif arg.data:
         config.data.comparisons = dict(mine=comparison_source(path=arg.data))
     else:
