@@ -9,10 +9,10 @@ answers, two reward models, aligned model, and all of them compared.
 
 The steps are runs/life/{tokenizer,base,sft,control,feedback,reward_helpful,reward_safe,aligned,
 eval}, ordinary run directories, and runs/life/report.html tells the whole; stopped anywhere, the
-same command goes on. Copies, spam, and unsafe and broken texts are taken out of the
-documents of a synthetic world and of Python's docstrings; what stays makes the tokenizer and the
-base. `feedback` are answers of the instruct model, ranked by simulated raters. `control` is the fine-tuning of random weights: what it knows, fine-tuning has taught.
-`eval` asks control, base, instruct and aligned model the same questions and prompts, and the
+same command goes on. Copies, spam, and unsafe and broken texts are taken out of the documents of a
+synthetic world and of Python's docstrings; what stays makes the tokenizer and the base. `control`
+is the fine-tuning of random weights: what it knows, fine-tuning has taught. `feedback` has answers
+of the instruct model, ranked by simulated raters. `eval` asks control, base, instruct and aligned model the same questions and prompts, and the
 world's hidden judge says who wins. In `chat`, /model changes the model, /compare asks all of them.
 """
 
