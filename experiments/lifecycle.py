@@ -12,8 +12,9 @@ eval}, ordinary run directories, and runs/life/report.html tells the whole; stop
 same command goes on. Copies, spam, and unsafe and broken texts are taken out of the documents of a
 synthetic world and of Python's docstrings; what stays makes the tokenizer and the base. `control`
 is the fine-tuning of random weights: what it knows, fine-tuning has taught. `feedback` has answers
-of the instruct model, ranked by simulated raters. `eval` asks control, base, instruct and aligned model the same questions and prompts, and the
-world's hidden judge says who wins. In `chat`, /model changes the model, /compare asks all of them.
+of the instruct model, ranked by simulated raters. `eval` asks control, base, instruct and aligned
+model the same questions and prompts, and the world's hidden judge says who wins. In `chat`, /model
+changes the model, /compare asks all of them.
 """
 
 import pathlib

@@ -31,7 +31,7 @@ from jaxllm.world.features import Asked, Reader
 from jaxllm.world.preferences import TIE
 
 OUTPUTS = 'feedback.json',
-_SECTIONS = 'stage', 'seed', 'run', 'checkpoint', 'data', 'sampling', 'raters', 'world'
+_SECTIONS = 'stage', 'seed', 'run', 'checkpoint', 'data', 'sampling', 'raters'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ class RatersConfig:
 def prepare(config):
     """Checks all that needs no data. Returns (Base, DataConfig, sources, SamplingConfig, raters).
     """
-    check_keys(config, _SECTIONS)
+    check_keys(config, (*_SECTIONS, 'world') if 'world' in config else _SECTIONS)
     data = section(DataConfig, config.data, 'data')
     sampling = section(SamplingConfig, config.sampling, 'sampling')
     raters = section(RatersConfig, config.raters, 'raters')
