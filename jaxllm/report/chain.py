@@ -12,9 +12,10 @@ from jaxllm.report.page import Section
 from jaxllm.train import metrics
 from jaxllm.train.progress import duration
 
-_STAGES = {'pretrain': 'base model', 'sft': 'instruct model', 'reward': 'reward model',
-           'rl': 'aligned model', 'preference': 'aligned model', 'compare': 'comparison',
-           'evaluate': 'evaluation', 'tokenizer': 'tokenizer', 'world': 'data'}
+_STAGES = {'pretrain': 'base model', 'sft': 'instruct model', 'feedback': 'rankings of its answers',
+           'reward': 'reward model', 'rl': 'aligned model', 'preference': 'aligned model',
+           'compare': 'comparison', 'evaluate': 'evaluation', 'tokenizer': 'tokenizer',
+           'world': 'data'}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import os
 import pathlib
 
-from jaxllm.report import (cleaning, compare, evaluation, files, page, preference, reward, rl,
-                           sections)
+from jaxllm.report import (cleaning, compare, evaluation, feedback, files, page, preference,
+                           reward, rl, sections)
 from jaxllm.report.page import Section
 
 
@@ -28,8 +28,8 @@ def write_report(workdir, extra=()):
     own += [Section('What the filters removed', cleaning.removed(cleaned))] if cleaned else []
     run = files.read_run(workdir)
     more = (*preference.sections(run, workdir), *evaluation.sections(workdir),
-            *reward.sections(workdir), *rl.sections(workdir), *compare.sections(workdir), *own,
-            *extra)
+            *feedback.sections(workdir), *reward.sections(workdir), *rl.sections(workdir),
+            *compare.sections(workdir), *own, *extra)
     text = render(run, more)
     # Someone may be looking at the old one: replace it at once.
     partial = path.with_suffix('.html.tmp')

@@ -20,6 +20,7 @@ from jaxllm.data import prompts as readers
 from jaxllm.data.dialogues import DialogueSpec
 from jaxllm.data.rejects import Rejects
 from jaxllm.errors import InputError
+from jaxllm.report.run import write_report
 from jaxllm.rl import rollout
 from jaxllm.stages import artifact, corpus, lineage
 from jaxllm.stages import base as bases
@@ -136,6 +137,7 @@ def run(config, workdir):
     lineage.write_lineage(workdir, config, world=spec.fingerprint, roles={'run': base.role})
     write_atomic(workdir / 'feedback.json', json.dumps(
         {'prompts': len(prompts), 'samples': sampling.samples, 'rankings': counts}, indent=1))
+    say(f'report: {write_report(workdir)}')
     say('rankings: ' + ', '.join(f'{name} {count:,}' for name, count in counts.items()))
 
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from jaxllm.errors import InputError
-from jaxllm.report import files, page, plots, sections
+from jaxllm.report import feedback, files, page, plots, sections
 from jaxllm.report.run import write_report
 from jaxllm.train.metrics import Metrics
 
@@ -230,3 +230,15 @@ def test_short_numbers(number, expected):
 def test_sizes():
     assert [page.size_of(n) for n in (512, 1536, 3 * 2 ** 30, 1010 * 2 ** 20)] == [
         '512 B', '1.5 KiB', '3 GiB', '1,010 MiB']
+
+
+def test_rankings_stand_best_first_and_escaped(tmp_path):
+    (tmp_path / 'feedback.json').write_text(json.dumps(
+        {'prompts': 3, 'samples': 2, 'rankings': {'helpful': 1}}))
+    (tmp_path / 'helpful.jsonl').write_text(json.dumps(
+        {'prompt': [{'role': 'user', 'content': '1 < 2?'}], 'responses': ['no', '<yes>'],
+         'ranks': [2, 1]}) + '\n')
+    counts, examples = feedback.sections(tmp_path)
+    assert 'helpful' in counts.body and '1 &lt; 2?' in examples.body
+    assert examples.body.index('&lt;yes&gt;') < examples.body.index('>no<')
+    assert feedback.sections(tmp_path / 'nothing') == ()
