@@ -66,7 +66,7 @@ def test_it_runs(path, tmp_path, cache, monkeypatch):
     assert any('text/markdown' in x for x in data)
     assert (workdir / 'runs').is_dir()
     if path.stem == 'first_run':  # of the whole chain, whose steps are all done
-        assert '8 of 8 steps done' in (workdir / 'runs' / 'life' / 'report.html').read_text()
+        assert '9 of 9 steps done' in (workdir / 'runs' / 'life' / 'report.html').read_text()
 
 
 def shorten(notebook, there, instead):
