@@ -59,7 +59,7 @@ def test_it_runs(path, tmp_path, cache, monkeypatch):
     shorten(notebook, *SMALLER[path.stem])
     workdir = tmp_path / 'work'
     workdir.mkdir()
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name='python3',
+    nbclient.NotebookClient(notebook, timeout=900, kernel_name='python3',
                             resources={'metadata': {'path': str(workdir)}}).execute()
     data = [output.get('data', {}) for cell in code(notebook) for output in cell.outputs]
     assert sum('image/png' in x for x in data) == PICTURES[path.stem]

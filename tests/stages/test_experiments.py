@@ -15,8 +15,8 @@ from jaxllm.sharding import PRESETS
 # Files that only hold functions for others have no get_config.
 EXPERIMENTS = sorted(path for path in (runs.ROOT / 'experiments').rglob('*.py')
                      if 'def get_config(' in path.read_text(encoding='utf-8'))
-# Run by a notebook, in tests/test_colabs.py.
-ELSEWHERE = 'lifecycle',
+# A notebook runs the lifecycle, in tests/test_colabs.py, and with it what these do, too.
+NOTEBOOK, LONG = 'lifecycle', ('ppo', 'compare', 'feedback')
 SHORT = dict(train__num_steps=4, train__log_every=1, train__save_every=2, train__eval_every=2,
              train__sample_every=0, sample__prompts='()')
 
@@ -46,7 +46,9 @@ def _steps(config):
     return text
 
 
-@pytest.mark.parametrize('file', EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('file', [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.long] if path.stem in LONG else [])
+    for path in EXPERIMENTS])
 def test_smoke(file, tmp_path, capsys, made):
     """The file as it is, on the text that every Python has. Chains begin alike: what another one
     has done is copied, and they go on from there."""
@@ -56,7 +58,7 @@ def test_smoke(file, tmp_path, capsys, made):
     config = configs.load_file(f'{file}:smoke')
     assert f'"stage": "{config.stage}"' in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
-    if file.stem in ELSEWHERE:
+    if file.stem == NOTEBOOK:
         return
     steps = _steps(config)
     done = [name for name, step in steps.items() if step in made]
