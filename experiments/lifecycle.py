@@ -75,6 +75,9 @@ def get_config(arg=''):
         if 'world' in step:
             step.world.seed = config.get_ref('seed')
     config.steps = steps
+    if not arg.smoke:  # on two CPU cores, for the time that is left
+        config.expected_s = dict(tokenizer=58, base=261, control=117, sft=179, feedback=59,
+                                 reward_helpful=157, reward_safe=119, aligned=148, eval=120)
     return config
 
 
@@ -102,6 +105,7 @@ def _evaluation(smoke):
     for criterion in REWARDS:
         config.rewards[criterion].run = f'@reward_{criterion}'
     config.suites = SUITES
+    config.settings.update(max_items=1000, max_requests=60)
     if smoke:
         small = _load('compare', '', True, step='compared')
         for section in ('data', 'sampling', 'statistics'):

@@ -23,8 +23,9 @@ _GROUPS = (('Knowledge', ('recall/restricted', 'recall/cloze', 'recall/free')),
            ('Safety', ('safety/refusal', 'safety/over_refusal')))
 _INTRO = ('<p>Each model was asked the same questions. A whisker is an interval of 95%, by '
           'resampling what the questions are about.</p>')
-_CHANGES = ('<p>Each model against the one that it was made from, on the same questions. A hollow '
-            'grey dot is an effect that cannot be told from none.</p>')
+_CHANGES = ('<p>Each model against the one that it was made from, on the same questions, and one '
+            'of random weights against the reference. A hollow grey dot is an effect that cannot '
+            'be told from none.</p>')
 
 
 def models(results, order=()):
