@@ -58,7 +58,7 @@ def test_loss_curves(runs):
 def test_ladder(runs, tmp_path):
     base, sft = notebook.ladder(runs)
     assert base == {'artefact': 'base', 'made from': 'nothing', 'parameters trained': '1,234',
-                    'steps': '8', 'held-out loss [nats/token]': '3.50 to 1.25',
+                    'steps': '8', 'held-out loss': '3.50 to 1.25',
                     'bits per byte': '1.50', 'answers that end': '-', 'time [s]': '12'}
     assert sft['made from'] == 'base' and sft['answers that end'] == '3 of 4'
     (tmp_path / 'new').mkdir()
