@@ -54,6 +54,7 @@ def get_config(arg=''):
     if not arg.smoke:  # as many epochs of documents and of conversations as without the rest
         base.train.num_steps = round(1050 / (1 - MIX - READING))
         sft['sft'].train.num_steps = 900
+        base.train.sample_every = 350  # for time
     steps = dict(tokenizer=_tokenizer(base), base=base, **sft)
     steps['feedback'] = _load('feedback', '', arg.smoke)
     steps['feedback'].run = '@sft'
