@@ -16,12 +16,11 @@ of the instruct model, ranked by simulated raters. `eval` asks control, base, in
 model the same questions and prompts, and the world's hidden judge says who wins. In `chat`, /model
 changes the model, /compare asks all of them.
 
-Expect (world seeds 0, 1, 2; two CPU cores, nothing cached): 22 minutes, timed before `eval` was
-made to ask less, and 6.6 GiB. Facts picked among 24 values: base 0.28, 0.25, 0.25; SFT 0.33, 0.28,
-0.27; control 0.05, 0.05, 0.03. Answers in the form that was asked for: base 0.09 to 0.10, SFT 0.55,
-0.58, 0.62. PPO wins against SFT by the hidden judge on 0.54, 0.55, 0.61 of 256 prompts, 0.57 [0.54,
-0.60] together, mostly by saying that it does not know, and it refuses less of what is harmful
-(BUILD_NOTES.md).
+Expect (world seeds 0, 1, 2; two CPU cores, nothing cached): 20 minutes and 6.6 GiB. Facts picked
+among 24 values: base 0.28, 0.25, 0.25; SFT 0.33, 0.28, 0.27; control 0.05, 0.05, 0.03. Answers in
+the form that was asked for: base 0.09 to 0.10, SFT 0.55, 0.58, 0.62. PPO wins against SFT by the
+hidden judge on 0.54, 0.55, 0.61 of 256 prompts, 0.57 [0.54, 0.60] together, mostly by saying that
+it does not know, and it refuses less of what is harmful (BUILD_NOTES.md).
 """
 
 import pathlib
