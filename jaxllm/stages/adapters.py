@@ -60,7 +60,7 @@ def _add(path, args):
     base, settings, tree, source = _from_run(args) if args.run else _from_peft(path, args)
     name = args.name or pathlib.Path(args.run or args.peft).resolve().name
     if not re.fullmatch(r'[\w-][\w.-]*', name):
-        raise InputError(f'the name {name!r} cannot be that of an adapter; use letters, digits, '
+        raise InputError(f'{name!r} cannot be the name of an adapter; use letters, digits, '
                          '"-", "_" and "."')
     about = {'path': str(base.path), 'step': base.step, 'fingerprint': base.fingerprint}
     path.mkdir(parents=True, exist_ok=True)
