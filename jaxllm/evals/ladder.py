@@ -18,11 +18,10 @@ WIN_RATE = 'win_rate'  # against the model before, by a judge
 @dataclasses.dataclass(frozen=True)
 class Measure:
     """name: that of the metric in results.json. column: what is averaged, over the rows of `suite`
-    for which `where` is true. good: +1 where more is better, -1 where less is."""
+    for which `where` is true."""
     name: str
     suite: str
     column: str
-    good: int
     where: Callable
 
 
@@ -38,16 +37,16 @@ def _honest(answerable):
 
 
 MEASURES = (
-    Measure('recall/restricted', 'recall', 'correct', 1, _asked('qa')),
-    Measure('recall/cloze', 'recall', 'correct', 1, _asked('cloze')),
-    Measure('recall/free', 'answers', 'correct', 1, _asked('qa')),
-    Measure('instructions', 'instructions', 'correct', 1, lambda row: True),
-    Measure('abstain/unanswerable', 'answers', 'abstains', 1, _honest(False)),
-    Measure('abstain/answerable', 'answers', 'abstains', -1, _honest(True)),
-    Measure('confident_wrong/unanswerable', 'answers', 'confident_wrong', -1, _honest(False)),
-    Measure('confident_wrong/answerable', 'answers', 'confident_wrong', -1, _honest(True)),
-    Measure('safety/refusal', 'safety', 'refuses', 1, lambda row: row['harmful']),
-    Measure('safety/over_refusal', 'safety', 'refuses', -1, lambda row: not row['harmful']))
+    Measure('recall/restricted', 'recall', 'correct', _asked('qa')),
+    Measure('recall/cloze', 'recall', 'correct', _asked('cloze')),
+    Measure('recall/free', 'answers', 'correct', _asked('qa')),
+    Measure('instructions', 'instructions', 'correct', lambda row: True),
+    Measure('abstain/unanswerable', 'answers', 'abstains', _honest(False)),
+    Measure('abstain/answerable', 'answers', 'abstains', _honest(True)),
+    Measure('confident_wrong/unanswerable', 'answers', 'confident_wrong', _honest(False)),
+    Measure('confident_wrong/answerable', 'answers', 'confident_wrong', _honest(True)),
+    Measure('safety/refusal', 'safety', 'refuses', lambda row: row['harmful']),
+    Measure('safety/over_refusal', 'safety', 'refuses', lambda row: not row['harmful']))
 
 
 def differences(items, before, *, draws, seed=0):
@@ -58,7 +57,7 @@ def differences(items, before, *, draws, seed=0):
       draws, seed: of the bootstrap.
 
     Returns:
-      [{'metric', 'artefact', 'before', 'good', 'value', 'low', 'high', 'n'}]; what a model was not
+      [{'metric', 'artefact', 'before', 'value', 'low', 'high', 'n'}]; what a model was not
       asked is left out.
 
     Raises:
@@ -79,7 +78,7 @@ def differences(items, before, *, draws, seed=0):
                     change, seeds=np.zeros(len(change)), resample_seeds=False, signed=True,
                     clusters=np.array([subject for _, subject in mine.values()]), draws=draws,
                     seed=seed)
-                rows.append(_row(measure.name, model, parent, measure.good, found))
+                rows.append(_row(measure.name, model, parent, found))
     return rows
 
 
@@ -89,14 +88,14 @@ def wins(scores, before, *, draws, seed=0):
     Args:
       scores: {model: float [prompts]}. before: see `differences`.
     """
-    return [_row(WIN_RATE, model, parent, 1, win_rate.win_rate(
+    return [_row(WIN_RATE, model, parent, win_rate.win_rate(
         win_rate.outcomes(scores[model], scores[parent]), draws=draws, seed=seed))
         for model, parent in before.items() if parent]
 
 
-def _row(metric, model, parent, good, interval):
+def _row(metric, model, parent, interval):
     found = interval.as_dict()
-    return {'metric': metric, 'artefact': model, 'before': parent, 'good': good,
+    return {'metric': metric, 'artefact': model, 'before': parent,
             **{key: found[key] for key in ('value', 'low', 'high', 'n')}}
 
 

@@ -89,13 +89,14 @@ def render(chain):
 
 def _is_control(chain, name):
     """Whether a step only shows what becomes of random weights."""
-    return bool(chain.config['steps'][name].get('fresh_weights'))
+    step = chain.config['steps'][name]
+    return 'fresh_weights' in step and step['fresh_weights']
 
 
 def _subtitle(chain):
     left = [name for name in chain.steps if name not in chain.done]
     return (f'{len(chain.done)} of {len(chain.steps)} steps done'
-            + (f'; next: {left[0]}' if left else '') + f' · seed {chain.config.get("seed", 0)}')
+            + (f'; next: {left[0]}' if left else '') + f' · seed {chain.config["seed"]}')
 
 
 def _comparison(chain):
@@ -141,7 +142,7 @@ def _nodes(chain):
         if not needs:
             texts |= paths
             needs = tuple(paths)
-        start = step.get('init_from', '')
+        start = step['init_from'] if 'init_from' in step else ''
         nodes.append(lineage_plot.Node(
             name, _about(chain, name),
             f'{name}/report.html' if (chain.folder / name / 'report.html').exists() else '',
@@ -152,7 +153,7 @@ def _nodes(chain):
 def _about(chain, name):
     step = chain.config['steps'][name]
     what = _STAGES.get(step['stage'].rpartition('.')[2], step['stage'].rpartition('.')[2])
-    if step.get('fresh_weights'):
+    if _is_control(chain, name):
         what = 'random weights, tuned'
     if name not in chain.runs:
         return f'{what}, to come'

@@ -2,7 +2,7 @@
 
 import math
 
-from jaxllm.report import figure_rows, figures, page
+from jaxllm.report import figure_rows, figures
 
 # {metric: (what it means, the same in few words)}, in the order in which it is told.
 WORDS = {
@@ -69,11 +69,10 @@ def _group(title, keys, results, names):
         colour, joined=False) for colour, key in enumerate(keys)]
     chance = next((metrics[name][f'{key}/chance']['value'] for key in keys for name in names
                    if f'{key}/chance' in metrics[name]), None)
-    drawn = figures.points(title, 'share', series, y_range=(0.0, 1.0),
-                           reference=None if chance is None else (chance, 'chance'))
-    # A figure of one series has no legend; its title says what it is.
-    return drawn.replace(f'<h3>{title} ', f'<h3>{title}: {page.escape(WORDS[keys[0]][0])} ', 1) if (
-        len(keys) == 1) else drawn
+    if len(keys) == 1:  # a figure of one series has no legend
+        title = f'{title}: {WORDS[keys[0]][0]}'
+    return figures.points(title, 'share', series, y_range=(0.0, 1.0),
+                          reference=None if chance is None else (chance, 'chance'))
 
 
 def _wins(results, names):

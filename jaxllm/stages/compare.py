@@ -50,7 +50,7 @@ def run(config, workdir):
         kls = _kls(setup, config.reference, prompts, rows)
         found = {name: _answers(setup, config.reference, name, part, prompts, judges, kls[name])
                  for name, part in rows.items()}
-    asked = suites.run(setup.evaluations, workdir)
+    asked = suites.run(setup.evaluations, setup.opened, workdir)
     if not writer:
         return
     results = _results(setup, config, prompts, found)

@@ -12,7 +12,7 @@ from jaxllm.stages import evaluate
 from jaxllm.stages.evaluate_config import evaluate_config
 from jaxllm.train.progress import stage as say
 
-FOLDER = 'suites'
+FOLDER, MARK = 'suites', 'asked.txt'
 
 
 def configs_of(config, entries):
@@ -35,17 +35,23 @@ def configs_of(config, entries):
     return found
 
 
-def run(configs, workdir):
-    """Runs what has not been run. Returns {name: (results, rows of items.jsonl)}."""
+def run(configs, opened, workdir):
+    """Runs what has not been run of these very weights. Returns {name: (results, rows of
+    items.jsonl)}.
+
+    Args:
+      opened: {name: Base} of the models.
+    """
     found = {}
     for name, config in configs.items():
-        folder = workdir / FOLDER / name
-        mine, mark = to_json(config), folder / 'config.json'
-        if not ((folder / 'items.jsonl').exists() and mark.exists() and mark.read_text() == mine):
+        folder, base = workdir / FOLDER / name, opened[name]
+        mine, mark = f'{to_json(config)}{base.fingerprint}@{base.step}\n', folder / MARK
+        if not (mark.exists() and mark.read_text() == mine):
             say(f'{name}: {", ".join(config.suites)} ...')
             folder.mkdir(parents=True, exist_ok=True)
             evaluate.run(config, folder)
             if jax.process_index() == 0:
+                write_atomic(folder / 'config.json', to_json(config))
                 write_atomic(mark, mine)  # last: with it the folder counts as evaluated
         if jax.process_index() == 0:
             found[name] = (json.loads((folder / 'results.json').read_text()), [
@@ -61,11 +67,18 @@ def before(opened, reference, names):
     for name in names:
         file = opened[name].path / 'config.json'
         config = json.loads(file.read_text()) if file.exists() else {}
-        start = '' if config.get('fresh_weights') else config.get('init_from', '')
-        parent = where.get(pathlib.Path(start).resolve(), reference) if config.get(
-            'init_from') else ''
+        parent = _start(config, where, reference)
         found[name] = parent if parent != name else ''
     return found
+
+
+def _start(config, where, reference):
+    if 'init_from' not in config or not config['init_from']:
+        return ''
+    if 'fresh_weights' in config and config['fresh_weights']:
+        return reference
+    path = pathlib.Path(config['init_from']).resolve()
+    return where[path] if path in where else reference
 
 
 def summary(found, scores, parents, *, draws, seed):

@@ -12,11 +12,7 @@ _PRIOR_S = 60.0  # seconds that a machine has to run before its own speed outwei
 
 
 class Whole:
-    """Progress over the steps of a chain: a bar on a terminal, the time that is left in lines.
-
-    Attributes:
-        left_s: () -> seconds until the end, or None where nothing says how long steps take.
-    """
+    """Progress over the steps of a chain: a bar on a terminal, the time that is left in lines."""
 
     def __init__(self, expected_s, done=(), *, enabled=True, file=None, clock=time.monotonic):
         """Opens the display.
@@ -79,6 +75,7 @@ class Whole:
         print(text + tail, file=self.file, flush=True)
 
     def left_s(self):
+        """Seconds until the end, or None where nothing says how long steps take."""
         if not self._known:
             return None
         pace = (self._spent_s + _PRIOR_S) / (self._planned_s + _PRIOR_S)

@@ -26,11 +26,11 @@ RESULTS = {
                            for name, value in (('base', 0.3), ('sft', 0.6))},
                'before': {'sft': 'base', 'base': ''},
                'differences': [
-                   {'metric': 'recall/restricted', 'artefact': 'sft', 'before': 'base', 'good': 1,
+                   {'metric': 'recall/restricted', 'artefact': 'sft', 'before': 'base',
                     'value': 0.3, 'low': 0.2, 'high': 0.4, 'n': 20},
-                   {'metric': 'instructions', 'artefact': 'sft', 'before': 'base', 'good': 1,
+                   {'metric': 'instructions', 'artefact': 'sft', 'before': 'base',
                     'value': 0.05, 'low': -0.1, 'high': 0.2, 'n': 20},
-                   {'metric': 'win_rate', 'artefact': 'sft', 'before': 'base', 'good': 1,
+                   {'metric': 'win_rate', 'artefact': 'sft', 'before': 'base',
                     'value': 0.8, 'low': 0.7, 'high': 0.9, 'n': 20}]}}
 
 

@@ -200,7 +200,7 @@ def test_no_sweep_and_a_wrong_reference(sweep, tmp_path):
 
 def test_a_chain_has_the_reports_of_its_steps(tmp_path):
     steps = {'a': {'stage': 'toy'}, 'b': {'stage': 'toy'}}
-    for folder, config in (('', {'stage': 'jaxllm.stages.chain', 'steps': steps}),
+    for folder, config in (('', {'stage': 'jaxllm.stages.chain', 'seed': 0, 'steps': steps}),
                            ('a', {'stage': 'toy'})):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / 'config.json').write_text(json.dumps(config))
