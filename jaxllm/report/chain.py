@@ -1,7 +1,6 @@
 """The report of a chain of runs: what was made from what, what each step changed, time, memory."""
 
 import dataclasses
-import os
 import pathlib
 
 from jaxllm import sweep
@@ -55,11 +54,7 @@ def write_report(workdir):
       InputError: a broken file.
     """
     chain = read_chain(workdir)
-    path = chain.folder / 'report.html'
-    partial = path.with_suffix('.html.tmp')  # someone may be looking at the old one
-    partial.write_text(render(chain), encoding='utf-8', errors='replace')
-    os.replace(partial, path)
-    return path
+    return page.write(chain.folder / 'report.html', render(chain))
 
 
 def render(chain):

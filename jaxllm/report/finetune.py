@@ -8,7 +8,6 @@ before, after (what each model was asked and answered); minutes.
 """
 
 import json
-import os
 import pathlib
 
 from jaxllm.errors import InputError
@@ -28,11 +27,7 @@ def write_report(workdir):
         raise InputError(f'{workdir} has no {FILE}; let `jaxllm finetune` come to its end first')
     found = json.loads((workdir / FILE).read_text(encoding='utf-8'))
     steps = read_jsonl(workdir / 'sft' / 'metrics.jsonl')
-    path = workdir / 'report.html'
-    partial = path.with_suffix('.html.tmp')
-    partial.write_text(render(found, steps), encoding='utf-8', errors='replace')
-    os.replace(partial, path)
-    return path
+    return page.write(workdir / 'report.html', render(found, steps))
 
 
 def render(found, steps=()):

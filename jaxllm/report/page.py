@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import json
+import os
 import pathlib
 
 STYLE = pathlib.Path(__file__).with_name('style.css')
@@ -68,6 +69,14 @@ def page(title, subtitle, sections, footer=''):
 </body>
 </html>
 '''
+
+
+def write(path, text):
+    """Replaces a page at once: someone may be looking at the old one. Returns its path."""
+    partial = path.with_suffix('.html.tmp')
+    partial.write_text(text, encoding='utf-8', errors='replace')
+    os.replace(partial, path)
+    return path
 
 
 def tile(name, value, unit='', hint=''):

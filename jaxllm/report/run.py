@@ -1,6 +1,5 @@
 """Writes report.html, the one page that tells what a run was, from the files of its directory."""
 
-import os
 import pathlib
 
 from jaxllm.report import (cleaning, compare, evaluation, feedback, files, page, preference,
@@ -21,7 +20,6 @@ def write_report(workdir, extra=()):
     Raises:
         InputError: the directory is missing, empty of a run's files, or one of them is broken.
     """
-    path = pathlib.Path(workdir) / 'report.html'
     stops = files.read_json(pathlib.Path(workdir) / 'stops.json', {})
     own = [Section('Do answers end?', sections.stops(stops))] if stops else []
     cleaned = files.read_json(pathlib.Path(workdir) / 'data' / 'cleaning.json', {})
@@ -30,12 +28,7 @@ def write_report(workdir, extra=()):
     more = (*preference.sections(run, workdir), *evaluation.sections(workdir),
             *feedback.sections(workdir), *reward.sections(workdir), *rl.sections(workdir),
             *compare.sections(workdir), *own, *extra)
-    text = render(run, more)
-    # Someone may be looking at the old one: replace it at once.
-    partial = path.with_suffix('.html.tmp')
-    partial.write_text(text, encoding='utf-8', errors='replace')
-    os.replace(partial, path)
-    return path
+    return page.write(pathlib.Path(workdir) / 'report.html', render(run, more))
 
 
 def render(run, extra=()):

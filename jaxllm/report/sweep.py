@@ -55,12 +55,7 @@ def write_report(workdir):
          Section('Settings', sweep_tables.settings(sweep)),
          Section('Runs', sweep_tables.runs(sweep, workdir))],
         footer='Made by jaxllm from the files of the sweep.')
-    path = workdir / 'report.html'
-    # Someone may be looking at the old one: replace it at once.
-    partial = path.with_suffix('.html.tmp')
-    partial.write_text(text, encoding='utf-8', errors='replace')
-    os.replace(partial, path)
-    return path
+    return page.write(workdir / 'report.html', text)
 
 
 def judge(sweep, module, rows):

@@ -10,7 +10,7 @@ import jax
 
 from jaxllm import decode
 from jaxllm.errors import InputError
-from jaxllm.stages import ladder
+from jaxllm.stages import chain_models
 from jaxllm.stages.run import start_jax
 from jaxllm.stages.talk import SETTINGS, Talk
 
@@ -25,7 +25,7 @@ def chat(args):
     messages = _read_messages(args.messages) if args.messages else None
     start_jax()
     path = args.workdir or args.model
-    models, name = ladder.models_of(path)
+    models, name = chain_models.models_of(path)
     talk = Talk(models, name, settings, args.stop, args.seed, args.system)
     run = talk.run
     if run.template is None and (args.system or messages):

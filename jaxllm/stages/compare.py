@@ -1,21 +1,18 @@
 """Comparison of trained models on the same prompts: judges, win rates, KL, lengths, refusals."""
 
 import contextlib
-import dataclasses
 import json
 
 import jax
 import numpy as np
 
 from jaxllm.config import to_json, write_atomic
-from jaxllm.data import prompts as readers
-from jaxllm.data.rejects import Rejects
 from jaxllm.evals import comparison, win_rate
 from jaxllm.report import compare as pages
 from jaxllm.report.run import write_report
 from jaxllm.rl import best_of_n, rewards, rollout
 from jaxllm.sharding import make_mesh
-from jaxllm.stages import artifact, lineage, reward_model
+from jaxllm.stages import artifact, asked, lineage, reward_model
 from jaxllm.stages import compare_samples as samples
 from jaxllm.stages import compare_suites as suites
 from jaxllm.stages.compare_setup import WORLD, prepare, template_of
@@ -36,7 +33,8 @@ def describe(config):
 def run(config, workdir):
     """Samples every model, asks every judge, writes samples/, results.json and the report."""
     setup = prepare(config)
-    prompts = _read(setup, config.reference, workdir)
+    tokenizer, template = template_of(setup.opened, config.reference)
+    prompts = asked.read(setup.sources, setup.data, template, tokenizer, workdir)
     writer = jax.process_index() == 0
     if writer:
         world = {'world': world_spec(config.world).fingerprint} if 'world' in config else {}
@@ -50,19 +48,19 @@ def run(config, workdir):
         kls = _kls(setup, config.reference, prompts, rows)
         found = {name: _answers(setup, config.reference, name, part, prompts, judges, kls[name])
                  for name, part in rows.items()}
-    asked = suites.run(setup.evaluations, setup.opened, workdir)
+    known = suites.run(setup.evaluations, setup.opened, workdir)
     if not writer:
         return
     results = _results(setup, config, prompts, found)
     judge = next(iter(found[config.reference].scores))
-    if asked:
+    if known:
         results['suites'] = suites.summary(
-            asked, {name: found[name].scores[judge] for name in asked},
-            suites.before(setup.opened, config.reference, asked), draws=setup.statistics.draws,
+            known, {name: found[name].scores[judge] for name in known},
+            suites.before(setup.opened, config.reference, known), draws=setup.statistics.draws,
             seed=config.seed)
     write_atomic(workdir / 'items.jsonl', ''.join(
         json.dumps(row, ensure_ascii=False) + '\n' for row in suites.items(
-            asked, _outcomes(found, config.reference, prompts),
+            known, _outcomes(found, config.reference, prompts),
             {name: dict(zip((p.id for p in prompts), answers.finished, strict=True))
              for name, answers in found.items()})))
     write_atomic(workdir / 'results.txt', pages.text(results))
@@ -70,23 +68,6 @@ def run(config, workdir):
                  json.dumps(results, indent=1, ensure_ascii=False) + '\n')
     print(pages.text(results), end='')
     say(f'report: {write_report(workdir)}')
-
-
-def _read(setup, reference, workdir):
-    tokenizer, template = template_of(setup.opened, reference)
-    found = {}
-    for spec in setup.sources:
-        rejects = Rejects(workdir / f'rejects-{spec.name}.jsonl'
-                          if jax.process_index() == 0 else '')
-        own, _ = readers.read_prompts(spec, template, tokenizer, setup.data.max_prompt_tokens,
-                                      rejects)
-        rejects.check(setup.data.max_reject_share)
-        for prompt in own:
-            prompt = dataclasses.replace(prompt, id=f'{spec.name}/{prompt.id}')
-            found.setdefault(prompt.ids, prompt)
-    found, most = list(found.values()), setup.data.max_prompts
-    return found if not most or len(found) <= most else [
-        found[i * len(found) // most] for i in range(most)]
 
 
 def _judges(setup, stack, workdir):

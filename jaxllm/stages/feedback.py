@@ -16,13 +16,11 @@ import numpy as np
 
 from jaxllm import decode, rng
 from jaxllm.config import check_keys, section, to_json, write_atomic
-from jaxllm.data import prompts as readers
 from jaxllm.data.dialogues import DialogueSpec
-from jaxllm.data.rejects import Rejects
 from jaxllm.errors import InputError
 from jaxllm.report.run import write_report
 from jaxllm.rl import rollout
-from jaxllm.stages import artifact, corpus, lineage
+from jaxllm.stages import artifact, asked, corpus, lineage
 from jaxllm.stages import base as bases
 from jaxllm.stages.world import world_spec
 from jaxllm.train.progress import stage as say
@@ -60,6 +58,11 @@ class SamplingConfig:
         if self.samples < 2 or not self.temperature > 0 or self.max_new_tokens < 1:
             raise InputError(f'sampling: got {self}; expected samples >= 2, which are compared, '
                              'temperature > 0, or they would be equal, max_new_tokens >= 1')
+
+    @property
+    def sampling(self):
+        return decode.SamplingConfig(max_new_tokens=self.max_new_tokens,
+                                     temperature=self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +116,12 @@ def run(config, workdir):
     """Writes `<criterion>.jsonl` of rankings, and feedback.json with how many."""
     base, data, sources, sampling, raters = prepare(config)
     model = artifact.load_base(base)
-    prompts = _prompts(sources, data, model, workdir)
+    prompts = asked.read(sources, data, model.template, model.tokenizer, workdir)
     say(f'{len(prompts):,} prompts, {sampling.samples} answers to each ...')
     with jax.set_mesh(model.mesh):
         drawn = rollout.sample(
             model.params, model.model, [prompt.ids for prompt in prompts],
-            _how(sampling), model.tokenizer, model.stop_ids, rng.key(config.seed, rng.SAMPLE))
+            sampling, model.tokenizer, model.stop_ids, rng.key(config.seed, rng.SAMPLE))
     if jax.process_index():
         return
     spec = world_spec(config.world)
@@ -164,27 +167,3 @@ def rankings(prompts, texts, finished, reader, who, criterion, seed):
         yield {'id': prompt.id, 'prompt': list(prompt.messages), 'responses': answers,
                'ranks': ranks.tolist(), 'rater': who.kind, 'criterion': criterion,
                'kind': prompt.fields['kind'], 'utilities': [round(float(u), 4) for u in utilities]}
-
-
-def _how(sampling):
-    """What `rollout.sample` reads of its settings."""
-    return dataclasses.make_dataclass('How', ('samples', 'sampling', 'batch_size', 'refill'))(
-        sampling.samples, decode.SamplingConfig(max_new_tokens=sampling.max_new_tokens,
-                                                temperature=sampling.temperature),
-        sampling.batch_size, sampling.refill)
-
-
-def _prompts(sources, data, model, workdir):
-    found = {}
-    for spec in sources:
-        rejects = Rejects(workdir / f'rejects-{spec.name}.jsonl'
-                          if jax.process_index() == 0 else '')
-        own, _ = readers.read_prompts(spec, model.template, model.tokenizer,
-                                      data.max_prompt_tokens, rejects)
-        rejects.check(data.max_reject_share)
-        for prompt in own:
-            found.setdefault(prompt.ids, dataclasses.replace(prompt,
-                                                             id=f'{spec.name}/{prompt.id}'))
-    found, most = list(found.values()), data.max_prompts
-    return found if not most or len(found) <= most else [
-        found[i * len(found) // most] for i in range(most)]

@@ -16,6 +16,7 @@ from jaxllm.data.dialogues import DialogueSpec
 from jaxllm.data.loader import Indices, PackedData, component_seed
 from jaxllm.data.rejects import Rejects
 from jaxllm.errors import InputError
+from jaxllm.evals.items import spread
 from jaxllm.objectives.base import LossSums, Term
 from jaxllm.objectives.lm import lm
 from jaxllm.stages import corpus
@@ -96,7 +97,7 @@ def read(config, template, tokenizer, max_held_out, folder):
                      'prompts': len(found), 'held_out': len(apart), 'repeated': repeated,
                      'weight': spec.weight, 'rejects': rejects.summary()[spec.name]})
     trained = {prompt.ids for _, found, _ in train for prompt in found}
-    apart = _spread([p for ids, p in held_out.items() if ids not in trained], max_held_out)
+    apart = spread([p for ids, p in held_out.items() if ids not in trained], max_held_out)
     if not apart:
         raise InputError('no prompt is held out to evaluate on; give a source with a validation '
                          'split, or more prompts')
@@ -111,13 +112,6 @@ def _share(prompt):
     """A number in [0, 1) of a prompt: where it goes does not depend on the others."""
     text = json.dumps(prompt.messages, ensure_ascii=False, sort_keys=True)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), 'big') / 2**32
-
-
-def _spread(items, most):
-    """At most `most` items (0 = all), evenly from everywhere."""
-    if not most or len(items) <= most:
-        return items
-    return [items[i * len(items) // most] for i in range(most)]
 
 
 class PromptOrder:

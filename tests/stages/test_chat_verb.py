@@ -10,7 +10,7 @@ import pytest
 
 from jaxllm.data import tokenizer as tokenizers
 from jaxllm.errors import InputError
-from jaxllm.stages import candidates, ladder
+from jaxllm.stages import candidates, chain_models
 
 
 def chain(folder, steps, order, made):
@@ -36,7 +36,7 @@ LIFE = dict(tokenizer='tokenizer', base='pretrain', sft='sft', reward_safe='rewa
 
 @pytest.fixture
 def has_model(monkeypatch):
-    monkeypatch.setattr(ladder, 'has_checkpoint', lambda folder: folder.exists())
+    monkeypatch.setattr(chain_models, 'has_checkpoint', lambda folder: folder.exists())
 
 
 @pytest.mark.parametrize('made, names, first', [
@@ -46,14 +46,14 @@ def test_the_models_of_a_chain(tmp_path, has_model, made, names, first):
     assert all(importlib.import_module(f'jaxllm.stages.{stage}').run for stage in LIFE.values())
     made = [name for name in made if name not in ('tokenizer', 'eval')]
     folder = chain(tmp_path / 'life', LIFE, list(LIFE), made)
-    assert ladder.models_of(folder) == ({name: folder / name for name in names}, first)
+    assert chain_models.models_of(folder) == ({name: folder / name for name in names}, first)
 
 
 def test_a_chain_without_a_model_and_a_path_that_is_none(tmp_path):
     folder = chain(tmp_path / 'life', LIFE, list(LIFE), [])
     with pytest.raises(InputError, match='none of which has made a model yet'):
-        ladder.models_of(folder)
-    assert ladder.models_of('x/model.gguf')[1] == 'model.gguf'
+        chain_models.models_of(folder)
+    assert chain_models.models_of('x/model.gguf')[1] == 'model.gguf'
 
 
 def test_a_table_of_candidates():

@@ -23,7 +23,7 @@ def models_of(path):
     """
     path = pathlib.Path(path)
     config = _config(path)
-    if config.get('stage') != CHAIN:
+    if _stage(config) != CHAIN:
         return {path.name: path}, path.name
     found = {step: path / step for step in _order(path, config) if _writes(path / step)}
     if not found:
@@ -43,11 +43,16 @@ def _config(path):
     return json.loads(file.read_text()) if file.exists() else {}
 
 
+def _stage(config):
+    """'' of a directory without a config: a model file."""
+    return config['stage'] if 'stage' in config else ''
+
+
 def _writes(step):
     """Whether a step has made a model that writes text, and is no control on random weights, which
     one opens by its own directory."""
     config = _config(step)
-    return (config.get('stage', '').rpartition('.')[2] not in _NO_TALKERS
-            and not config.get('fresh_weights')
+    return (_stage(config).rpartition('.')[2] not in _NO_TALKERS
+            and not ('fresh_weights' in config and config['fresh_weights'])
             and ('model' in config or (step / MODEL_FILE).exists())
             and has_checkpoint(step / 'checkpoints'))
