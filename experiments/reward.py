@@ -45,6 +45,9 @@ def get_config(arg=''):
     small, large or own; `lora` trains an adapter; `smoke` makes a base and an SFT run first."""
     arg = parse_arg(arg, smoke=False, criterion='helpful', rater='expert', world='nano', data='',
                     feedback='', loss='plackett_luce', margin='none', lora=False)
+    for name, known in (('criterion', CRITERIA), ('rater', RATERS)):
+        if arg[name] not in known:
+            raise InputError(f'{name}={arg[name]!r} is unknown; use one of {", ".join(known)}')
     config = reward_config()
     config.loss.update(kind=arg.loss, margin=arg.margin)
     if arg.lora:
@@ -71,9 +74,6 @@ def _of_world(config, arg):
     """Every comparison of the world, all judged by one rater and one criterion: the published
     datasets mix seven kinds of raters and three criteria, so that an expert's helpful ones are a
     seventh of them."""
-    for name, known in (('criterion', CRITERIA), ('rater', RATERS)):
-        if arg[name] not in known:
-            raise InputError(f'{name}={arg[name]!r} is unknown; use one of {", ".join(known)}')
     own = dict(rater=arg.rater, criterion=arg.criterion, validation_split='validation',
                license='CC0-1.0')
     config.data.comparisons = dict(pairs=comparison_source(path='world:pairs', weight=0.6, **own))

@@ -1,7 +1,6 @@
 """What a comparison needs, checked and opened before anything is sampled."""
 
 import dataclasses
-import json
 from typing import Any
 
 from jaxllm.config import check_keys, section
@@ -12,7 +11,7 @@ from jaxllm.stages import compare_samples as samples
 from jaxllm.stages import compare_suites as suites
 from jaxllm.stages import corpus, reward_model, rl_rewards
 from jaxllm.stages.compare_checkpoints import open_entries
-from jaxllm.stages.world import world_spec
+from jaxllm.stages.world import check_learned, world_spec
 
 _SECTIONS = ('stage', 'seed', 'artefacts', 'reference', 'data', 'sampling', 'rewards', 'eval',
              'suites', 'settings', 'statistics')
@@ -71,7 +70,9 @@ def prepare(config):
     entries, opened = open_entries(entries, config.reference)
     template_of(opened, config.reference)
     if 'world' in config:
-        _check_worlds(opened, world_spec(config.world).fingerprint)
+        asked = world_spec(config.world)
+        for name, base in opened.items():
+            check_learned(f'config.artefacts.{name}', base.path, asked)
     learned = {name: reward_model.open_reward(spec.run) for name, spec in specs.items()
                if spec.kind == 'model'}
     return Setup(entries, opened, section(DataConfig, config.data, 'data'), _sources(config),
@@ -110,14 +111,3 @@ def template_of(opened, reference):
             return base.tokenizer(), template
     raise InputError('none of config.artefacts has a chat template; one at least must have learned '
                      'to answer, e.g. a run of experiments/sft.py')
-
-
-def _check_worlds(opened, asked):
-    """Models that have learned another world than the one that they are asked about."""
-    for name, base in opened.items():
-        file = base.path / 'lineage.json'
-        learned = json.loads(file.read_text()) if file.exists() else {}
-        if 'world' in learned and learned['world'] != asked:
-            raise InputError(f'config.artefacts.{name}: {base.path} has learned the world '
-                             f'{learned["world"]} and config.world is {asked}; give its '
-                             'world, e.g. --config.seed=1, or compare models of one world')

@@ -22,7 +22,7 @@ from jaxllm.report.run import write_report
 from jaxllm.rl import rollout
 from jaxllm.stages import artifact, asked, corpus, lineage
 from jaxllm.stages import base as bases
-from jaxllm.stages.world import world_spec
+from jaxllm.stages.world import check_learned, world_spec
 from jaxllm.train.progress import stage as say
 from jaxllm.world import oracle
 from jaxllm.world.atlas import atlas
@@ -100,6 +100,7 @@ def prepare(config):
     if any(spec.world is None for spec in sources):
         raise InputError('config.data.prompts: raters know the answers to prompts of a world alone '
                          "(paths 'world:NAME'); for other prompts use `jaxllm label`")
+    check_learned('config.run', base.path, world)
     return base, data, sources, sampling, raters
 
 

@@ -25,7 +25,7 @@ from jaxllm.stages import base as bases
 from jaxllm.stages import corpus, dialogues, lineage, plan, rl_data, rl_eval, rl_models, rl_rewards
 from jaxllm.stages.sft import ComputeConfig, computed_model
 from jaxllm.stages.training import Trainer
-from jaxllm.stages.world import world_spec
+from jaxllm.stages.world import check_learned, world_spec
 from jaxllm.train import flops
 from jaxllm.train.loop import Hooks
 from jaxllm.train.progress import stage as say
@@ -90,6 +90,8 @@ def prepare(config):
     _check(config, settings, algorithm)
     rl_data.sources(config)
     parents = rl_models.open_parents(config, algorithm.uses_values)
+    if 'world' in config:
+        check_learned('config.init_from', parents.policy.path, world_spec(config.world))
     model = computed_model(parents.policy.model, compute)
     tokenizer = parents.policy.tokenizer()
     template = dialogues.template_of(config.chat.template, parents.policy, tokenizer)

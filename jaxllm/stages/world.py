@@ -1,10 +1,12 @@
 """The world stage: publishes a synthetic world, all its datasets with their cards."""
 
 import dataclasses
+import json
 
 import jax
 
 from jaxllm.config import check_keys, section, to_json
+from jaxllm.errors import InputError
 from jaxllm.stages import lineage
 from jaxllm.train.progress import stage as say
 from jaxllm.world import publish, truth
@@ -33,6 +35,21 @@ def world_spec(config):
     if intervention.kind in ('source_volume', 'contradict'):
         source_number(truth.draw(spec.seed, SCALES[spec.scale]).sources, intervention.target)
     return spec
+
+
+def check_learned(what, run, asked):
+    """Raises InputError if the model of a run has learned another world than the one that it is
+    asked about.
+
+    Args:
+      what: the setting that names the run. asked: a WorldSpec.
+    """
+    file = run / 'lineage.json'
+    learned = json.loads(file.read_text()) if file.exists() else {}
+    if 'world' in learned and learned['world'] != asked.fingerprint:
+        raise InputError(f'{what}: {run} has learned the world {learned["world"]} and config.world '
+                         f'is {asked.fingerprint}; give its world, e.g. --config.seed=1, or a '
+                         'model of this one')
 
 
 def prepare(config):

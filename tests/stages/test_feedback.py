@@ -1,6 +1,7 @@
 """Rankings of a model's own answers: by the rater's utility, of different answers that end."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from jaxllm.config import load_file
 from jaxllm.data.prompts import Prompt
 from jaxllm.errors import InputError
 from jaxllm.stages import feedback
+from jaxllm.stages.world import world_spec
 from jaxllm.world import oracle, preferences
 from jaxllm.world.atlas import atlas
 from jaxllm.world.features import Reader
@@ -81,6 +83,21 @@ def test_bad_settings_are_found_before_anything_is_opened(changes, message):
         with target.ignore_type():
             target[name] = value
     with pytest.raises(InputError, match=message):
+        feedback.prepare(config)
+
+
+def test_a_model_of_another_world_is_refused(monkeypatch, tmp_path):
+    """Its raters would call right answers wrong."""
+    config = load_file(str(runs.ROOT / 'experiments' / 'feedback.py'))
+    config.run = str(tmp_path)
+    base = dataclasses.make_dataclass('Base', ['path'])(tmp_path)
+    base.template = lambda: 'a template'
+    monkeypatch.setattr(feedback.bases, 'open_base', lambda *args: base)
+    (tmp_path / 'lineage.json').write_text(json.dumps(
+        {'world': world_spec(config.world).fingerprint}))
+    assert feedback.prepare(config)[0] is base
+    config.seed = 1
+    with pytest.raises(InputError, match='config.run: .* has learned the world .*--config.seed=1'):
         feedback.prepare(config)
 
 
