@@ -11,6 +11,8 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from jaxllm.sharding import make_mesh  # noqa: E402
+
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
@@ -43,3 +45,10 @@ def pytest_collection_modifyitems(config, items):
 def repeatable_and_private(monkeypatch, tmp_path):
     """Each test has a cache folder of its own, so that no test depends on another."""
     monkeypatch.setenv('JAXLLM_CACHE', str(tmp_path / 'cache'))
+
+
+@pytest.fixture(scope='module')
+def mesh():
+    """One device, whatever there is; of modules with pytestmark = usefixtures('mesh')."""
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])) as mesh:
+        yield mesh

@@ -18,15 +18,11 @@ from jaxllm.objectives.lm import lm
 from jaxllm.sharding import PRESETS, ShardingConfig, batch_shardings, make_mesh, shardings
 from jaxllm.train import optim, state, step
 
+pytestmark = pytest.mark.usefixtures('mesh')
+
 CONFIG = lora.LoraConfig(rank=3, alpha=7., targets=('*',), rslora=False, dora=False,
                          train_embeddings=False, base='float32')
 _QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
-
-
-@pytest.fixture(scope='module', autouse=True)
-def mesh():
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])) as mesh:
-        yield mesh
 
 
 def _config(**changes):

@@ -10,7 +10,8 @@ import toy_models
 from jaxllm.errors import InputError
 from jaxllm.models import families, transformer
 from jaxllm.models.config import ModelConfig, model_config
-from jaxllm.sharding import make_mesh
+
+pytestmark = pytest.mark.usefixtures('mesh')
 
 # A model in which most settings act: windows, scaled and plain rotary positions, gates.
 _BASE = {'layer_pattern': ('local', 'global'), 'attention__impl': 'chunked',
@@ -34,12 +35,6 @@ _CHANGES = {
     'rope__factor': ({}, 3.), 'rope__low_freq_factor': ({}, 1.5),
     'rope__high_freq_factor': ({}, 3.), 'rope__original_length': ({}, 77),
 }
-
-
-@pytest.fixture(scope='module', autouse=True)
-def mesh():
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])) as mesh:
-        yield mesh
 
 
 def _fingerprint(cfg):

@@ -13,7 +13,8 @@ import toy_models
 from jaxllm.errors import InputError
 from jaxllm.models import lora, peft as ours, transformer
 from jaxllm.models.peft_layout import GPT2, LLAMA, modules_of
-from jaxllm.sharding import make_mesh
+
+pytestmark = pytest.mark.usefixtures('mesh')
 
 os.environ['HF_HUB_OFFLINE'] = '1'
 with warnings.catch_warnings():
@@ -25,12 +26,6 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.filterwarnings('ignore')
 CONFIG = lora.LoraConfig(rank=3, alpha=7., targets=('*',), rslora=False, dora=False,
                          train_embeddings=False, base='float32')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def mesh():
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])) as mesh:
-        yield mesh
 
 
 def _llama(**changes):

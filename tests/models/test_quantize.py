@@ -10,7 +10,8 @@ import toy_models
 
 from jaxllm.errors import InputError
 from jaxllm.models import lora, quantize, transformer
-from jaxllm.sharding import make_mesh
+
+pytestmark = pytest.mark.usefixtures('mesh')
 
 # The data type's 16 values as printed in the QLoRA paper (arXiv 2305.14314), appendix E.
 PUBLISHED = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
@@ -19,12 +20,6 @@ PUBLISHED = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.3949174880981445
              0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
 # The places of inputs and features in a kernel: q, o, and stacks of them.
 SHAPES = [((12, 3, 5), (0,)), ((4, 6, 7), (0, 1)), ((2, 10, 3, 5), (1,)), ((2, 3, 80, 5), (1, 2))]
-
-
-@pytest.fixture(scope='module', autouse=True)
-def mesh():
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])) as mesh:
-        yield mesh
 
 
 def _kernel(shape, seed=0):

@@ -14,13 +14,9 @@ from jaxllm.models import families, transformer
 from jaxllm.models.layers import rope_frequencies, rope_table, rotate, sinusoids
 from jaxllm.sharding import RULES, ShardingConfig, make_mesh
 
+pytestmark = pytest.mark.usefixtures('mesh')
+
 FAMILIES = list(families.FAMILIES)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def mesh():
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])) as mesh:
-        yield mesh
 
 
 def _config(family, **changes):

@@ -13,6 +13,8 @@ from jaxllm.objectives import dpo, ipo, kto, orpo, preference, simpo
 from jaxllm.sharding import batch_shardings, make_mesh, shardings
 from jaxllm.train.step import loss_and_grads
 
+pytestmark = pytest.mark.usefixtures('mesh')
+
 CFG = toy_models.config('llama', num_layers=1, attention__num_kv_heads=4)
 P, L, T = 8, 12, 5
 METHODS = {
@@ -26,12 +28,6 @@ METHODS = {
 }
 WHOLE = lambda trainable, frozen: trainable
 READ = jax.jit(preference.read_pairs, static_argnums=1)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def mesh():
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])) as mesh:
-        yield mesh
 
 
 @pytest.fixture(scope='module')

@@ -11,16 +11,12 @@ from jaxllm.objectives.reward import RewardConfig, reward
 from jaxllm.sharding import batch_shardings, make_mesh, shardings
 from jaxllm.train.step import loss_and_grads
 
+pytestmark = pytest.mark.usefixtures('mesh')
+
 CFG = toy_models.config('llama', num_layers=1, attention__num_kv_heads=4)
 B, S, L = 8, 3, 11
 SCORES = jax.jit(heads.scores, static_argnums=1)
 HIDDEN = jax.jit(transformer.apply_hidden, static_argnums=1)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def mesh():
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])) as mesh:
-        yield mesh
 
 
 @pytest.fixture(scope='module')

@@ -8,8 +8,9 @@ import toy_models
 
 from jaxllm.models import heads, transformer
 from jaxllm.objectives import (grpo, online_dpo, policy, ppo, reinforce, rejection, rloo)
-from jaxllm.sharding import make_mesh
 from jaxllm.train.step import loss_and_grads
+
+pytestmark = pytest.mark.usefixtures('mesh')
 
 CFG = toy_models.config('llama', num_layers=1, attention__num_kv_heads=4)
 N, G, T, PROMPT = 8, 2, 5, 6
@@ -29,12 +30,6 @@ METHODS = {
 }
 TEMPERATURE = 0.7
 MODELS = policy.Models(CFG, lambda t, f: t['policy'], CFG, lambda t, f: t['value'], TEMPERATURE)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def mesh():
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])) as mesh:
-        yield mesh
 
 
 @pytest.fixture(scope='module')

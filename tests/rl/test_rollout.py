@@ -9,7 +9,8 @@ import toy_models
 from jaxllm.models import lora
 from jaxllm.objectives import advantage, policy
 from jaxllm.rl import rollout
-from jaxllm.sharding import make_mesh
+
+pytestmark = pytest.mark.usefixtures('mesh')
 
 CFG = toy_models.config('llama', num_layers=1, attention__num_kv_heads=4)
 PROMPTS, SAMPLES, ROOM, NEW = 5, 3, 6, 7
@@ -25,12 +26,6 @@ class Tokens:
 
     def decode(self, ids):
         return ' '.join(map(str, ids))
-
-
-@pytest.fixture(scope='module', autouse=True)
-def mesh():
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])) as mesh:
-        yield mesh
 
 
 @pytest.fixture(scope='module')

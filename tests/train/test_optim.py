@@ -9,18 +9,13 @@ import pytest
 import toy_models
 
 from jaxllm.errors import InputError
-from jaxllm.sharding import make_mesh
 from jaxllm.train import optim
+
+pytestmark = pytest.mark.usefixtures('mesh')
 
 CONFIG = optim.OptimConfig(
     name='adamw', lr=0.5, schedule='cosine', warmup_steps=4, decay_share=0.25, final_lr_share=0.1,
     b1=0.9, b2=0.96, eps=1e-3, weight_decay=0.3, clip_norm=1.0, ema_decay=0.0, muon_momentum=0.95)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def mesh():
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])) as mesh:
-        yield mesh
 
 
 def _lr(steps, **changes):

@@ -12,17 +12,12 @@ import toy_models
 from jaxllm.errors import InputError
 from jaxllm.objectives.base import LossSums, Term
 from jaxllm.objectives.lm import lm
-from jaxllm.sharding import make_mesh
 from jaxllm.train import state as train_state
 from jaxllm.train import step as train_step
 
+pytestmark = pytest.mark.usefixtures('mesh')
+
 GUARD = train_step.GuardConfig(spike_factor=3.0, history=3, max_skips_in_row=5)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def mesh():
-    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])) as mesh:
-        yield mesh
 
 
 def regression(trainable, frozen, batch, rng):
