@@ -10,8 +10,9 @@
 The first needs the SFT run of a world (experiments/sft.py) and two reward runs that were trained
 from it (experiments/reward.py, criterion=helpful and criterion=safe); the helpful one had better
 have learned from the SFT model's own answers (feedback=RUN of experiments/feedback.py), as it does
-in experiments/lifecycle.py: 0.54, 0.55 and 0.61 there. The second needs a reward run on comparisons of your own from the same model; any file with a `prompt` on each line has prompts,
-the one of the comparisons too.
+in experiments/lifecycle.py: 0.54, 0.55 and 0.61 there. The second needs a reward run on comparisons
+of your own from the same model; any file with a `prompt` on each line has prompts, the one of the
+comparisons too.
 
 Expect (first command, world seeds 0, 1, 2, one CPU core each): 6 minutes; win rates against the SFT
 model by the hidden judge on 256 test prompts (experiments/compare.py) of 0.59 [0.54, 0.64], 0.63

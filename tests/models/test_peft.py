@@ -14,8 +14,6 @@ from jaxllm.errors import InputError
 from jaxllm.models import lora, peft as ours, transformer
 from jaxllm.models.peft_layout import GPT2, LLAMA, modules_of
 
-pytestmark = pytest.mark.usefixtures('mesh')
-
 os.environ['HF_HUB_OFFLINE'] = '1'
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # other people's deprecations
@@ -23,7 +21,7 @@ with warnings.catch_warnings():
     transformers = pytest.importorskip('transformers')
     peft = pytest.importorskip('peft')
 
-pytestmark = pytest.mark.filterwarnings('ignore')
+pytestmark = [pytest.mark.usefixtures('mesh'), pytest.mark.filterwarnings('ignore')]
 CONFIG = lora.LoraConfig(rank=3, alpha=7., targets=('*',), rslora=False, dora=False,
                          train_embeddings=False, base='float32')
 

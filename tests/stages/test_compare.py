@@ -1,10 +1,10 @@
 """The comparison stage: answers sampled once, KL by hand, win rates, lineage, bad input."""
 
-import dataclasses
 import json
 import shutil
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 import runs
@@ -16,8 +16,7 @@ from jaxllm.errors import InputError
 from jaxllm.models import transformer
 from jaxllm.models.convert import TreeWeights, export_hf
 from jaxllm.sharding import make_mesh
-from jaxllm.stages import artifact, compare, compare_setup
-from jaxllm.stages.base import open_base
+from jaxllm.stages import artifact, compare
 from jaxllm.stages.compare_config import artefact, compare_config
 from jaxllm.stages.rl_config import function_reward, prompt_source
 
@@ -157,9 +156,12 @@ def test_no_judge_and_no_chat_model(base):
 
 def test_a_model_of_another_world(base, tmp_path):
     shutil.copytree(base / 'chat', tmp_path / 'chat')
+    calm = dict(kind='none', target='', exposures=0, share=0.0, factor=1.0, how='')
+    config = make(base, world=ml_collections.ConfigDict(dict(
+        seed=0, scale='nano', intervention=calm)))
+    config.data.prompts = dict(pairs=prompt_source(path='world:pairs', split='test'))
+    config.artefacts.cold.path = str(tmp_path / 'chat')
+    compare.prepare(config)  # files of a model that say nothing of a world
     (tmp_path / 'chat' / 'lineage.json').write_text(json.dumps({'world': 'another'}))
-    opened = {'own': open_base(base / 'chat'), 'cold': open_base(base / 'base')}
-    compare_setup._check_worlds(opened, 'asked')  # model files say nothing of a world
-    opened['far'] = dataclasses.replace(opened['own'], path=tmp_path / 'chat')
-    with pytest.raises(InputError, match='far.*another'):
-        compare_setup._check_worlds(opened, 'asked')
+    with pytest.raises(InputError, match='artefacts.cold.*another'):
+        compare.prepare(config)
