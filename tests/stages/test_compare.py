@@ -1,7 +1,7 @@
 """The comparison stage: answers sampled once, KL by hand, win rates, lineage, bad input."""
 
+import dataclasses
 import json
-import shutil
 
 import jax
 import ml_collections
@@ -16,7 +16,7 @@ from jaxllm.errors import InputError
 from jaxllm.models import transformer
 from jaxllm.models.convert import TreeWeights, export_hf
 from jaxllm.sharding import make_mesh
-from jaxllm.stages import artifact, compare
+from jaxllm.stages import artifact, compare, compare_setup
 from jaxllm.stages.compare_config import artefact, compare_config
 from jaxllm.stages.rl_config import function_reward, prompt_source
 
@@ -154,14 +154,19 @@ def test_no_judge_and_no_chat_model(base):
         compare.prepare(config)
 
 
-def test_a_model_of_another_world(base, tmp_path):
-    shutil.copytree(base / 'chat', tmp_path / 'chat')
+def test_a_model_of_another_world(base, monkeypatch, tmp_path):
     calm = dict(kind='none', target='', exposures=0, share=0.0, factor=1.0, how='')
     config = make(base, world=ml_collections.ConfigDict(dict(
         seed=0, scale='nano', intervention=calm)))
     config.data.prompts = dict(pairs=prompt_source(path='world:pairs', split='test'))
-    config.artefacts.cold.path = str(tmp_path / 'chat')
-    compare.prepare(config)  # files of a model that say nothing of a world
-    (tmp_path / 'chat' / 'lineage.json').write_text(json.dumps({'world': 'another'}))
+    compare.prepare(config)  # model files, which say nothing of a world
+
+    def opened_elsewhere(*args):
+        entries, opened = open_entries(*args)
+        return entries, opened | {'cold': dataclasses.replace(opened['cold'], path=tmp_path)}
+
+    open_entries = compare_setup.open_entries
+    monkeypatch.setattr(compare_setup, 'open_entries', opened_elsewhere)
+    (tmp_path / 'lineage.json').write_text(json.dumps({'world': 'another'}))
     with pytest.raises(InputError, match='artefacts.cold.*another'):
         compare.prepare(config)
