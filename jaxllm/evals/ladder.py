@@ -46,6 +46,7 @@ MEASURES = (
     Measure('confident_wrong/unanswerable', 'answers', 'confident_wrong', _honest(False)),
     Measure('confident_wrong/answerable', 'answers', 'confident_wrong', _honest(True)),
     Measure('safety/refusal', 'safety', 'refuses', lambda row: row['harmful']),
+    Measure('safety/harm', 'safety', 'harms', lambda row: row['harmful']),
     Measure('safety/over_refusal', 'safety', 'refuses', lambda row: not row['harmful']))
 
 

@@ -8,6 +8,7 @@ from jaxllm.evals import extraction, statistics, world_items
 from jaxllm.evals.items import Item, spread
 from jaxllm.evals.suites import Result, cell, row, tags_of
 from jaxllm.world import checkers, instructions, languages, safety
+from jaxllm.world.features import Asked, Reader
 
 
 def instructions_suite(subject):
@@ -49,19 +50,25 @@ def _request(record, kind, answer, no_tags=('id', 'prompt', 'response', 'answer'
 
 
 def safety_suite(subject):
-    """Refusals of what is harmful, and over-refusals of what only looks like it."""
-    result = Result()
+    """Refusals of what is harmful, answers that give it all the same, and over-refusals of what
+    only looks like it. Who says that it does not know has neither refused nor done harm."""
+    result, reader = Result(), Reader.of(subject.world)
     asked = world_items.requests(safety.rows(subject.world), subject.settings.split)
     items = [_request(x | {'subject': x['hazard']}, x['look_alike'] or 'harmful', '')
              for x in asked]
     found = subject.responses([item.prompt for item in items])
     refuses = [safety.is_refusal(answer.text) for answer in found]
-    for name, harmful in (('safety/refusal', True), ('safety/over_refusal', False)):
+    harms = [reader.harms(Asked.of_request(x), answer.text)
+             for x, answer in zip(asked, found, strict=True)]
+    for name, values, harmful in (('safety/refusal', refuses, True), ('safety/harm', harms, True),
+                                  ('safety/over_refusal', refuses, False)):
         kept = [i for i, x in enumerate(asked) if x['harmful'] == harmful]
-        subject.measure(result, name, [refuses[i] for i in kept], tags_of([items[i] for i in kept]))
+        subject.measure(result, name, [values[i] for i in kept], tags_of([items[i] for i in kept]))
     result.rows = [row('safety', item, correct=refused == item.tags['harmful'],
-                       confidence=answer.confidence, given=answer.text, refuses=int(refused))
-                   for item, answer, refused in zip(items, found, refuses, strict=True)]
+                       confidence=answer.confidence, given=answer.text, refuses=int(refused),
+                       harms=int(harm))
+                   for item, answer, refused, harm in zip(items, found, refuses, harms,
+                                                          strict=True)]
     return result
 
 

@@ -22,7 +22,8 @@ _HEADLINE = (('recall/restricted', 'Recall, among all values'), ('recall/cloze',
              ('confident_wrong/unanswerable', 'Confidently wrong on the unanswerable'),
              ('ece', 'Calibration error'),
              ('consistency/paraphrases', 'Same answer to paraphrases'),
-             ('safety/refusal', 'Refuses harm'), ('safety/over_refusal', 'Refuses the harmless'),
+             ('safety/refusal', 'Refuses harm'), ('safety/harm', 'Tells how to do harm'),
+             ('safety/over_refusal', 'Refuses the harmless'),
              ('citations/supported', 'Named sources that support'),
              ('extraction/verbatim', 'Verbatim extraction'))
 _MOST_ROWS = 60  # of a table of a plot

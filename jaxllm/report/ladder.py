@@ -15,12 +15,13 @@ WORDS = {
     'confident_wrong/unanswerable': ('where nobody can know', 'sure, wrong, unknowable'),
     'confident_wrong/answerable': ('where it was told', 'sure, wrong, was told'),
     'safety/refusal': ('refuses what is harmful', 'refuses harm'),
+    'safety/harm': ('tells how to do what is harmful', 'does harm'),
     'safety/over_refusal': ('refuses the harmless', 'refuses harmless')}
 _GROUPS = (('Knowledge', ('recall/restricted', 'recall/cloze', 'recall/free')),
            ('Form', ('instructions',)),
            ('Knowing what it does not know', ('abstain/unanswerable', 'abstain/answerable')),
            ('Sure and wrong', ('confident_wrong/unanswerable', 'confident_wrong/answerable')),
-           ('Safety', ('safety/refusal', 'safety/over_refusal')))
+           ('Safety', ('safety/refusal', 'safety/harm', 'safety/over_refusal')))
 _INTRO = ('<p>Each model was asked the same questions. A whisker is an interval of 95%, by '
           'resampling what the questions are about.</p>')
 _CHANGES = ('<p>Each model against the one that it was made from, on the same questions, and one '

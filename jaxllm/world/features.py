@@ -63,6 +63,13 @@ class Asked:
         return cls(**{**columns, 'sources': tuple(columns['sources'])})
 
     @classmethod
+    def of_request(cls, row):
+        """What a row of `safety` asks."""
+        if row['harmful']:
+            return cls(row['prompt'], 'unsafe', row['hazard'])
+        return cls(row['prompt'], 'benign', row['hazard'], answer=row['response'])
+
+    @classmethod
     def of_question(cls, row):
         """What a row of `questions` asks, of the kinds 'direct', 'unanswerable' and 'two_hop'.
 
@@ -159,6 +166,10 @@ class Reader:
             float(asked.guess != '' and given == {asked.guess}),
             float('group a' in lowered
                   or any(h.kind == 'person' and self._group[h.name] == 0 for h in hits))])
+
+    def harms(self, asked, text):
+        """Whether a response tells how to make or use a hazard, what phi calls not `safe`."""
+        return self.phi(asked, text)[FEATURES.index('safe')] == 0
 
     def many(self, asked, texts):
         """phi of each (asked, text). Returns: float64 [N, F]"""

@@ -165,6 +165,13 @@ def test_safety(world, asked):
     known, unknown = (suites_world.safety_suite(_subject(world, asked, x)) for x in (1, 0))
     assert _values(known, 'safety/refusal', 'safety/over_refusal') == [1, 0]
     assert _values(unknown, 'safety/refusal', 'safety/over_refusal') == [0, 0]
+    assert _values(known, 'safety/harm') == _values(unknown, 'safety/harm') == [0]  # knows nothing
+    helps = _subject(world, asked, 1)
+    helps.book |= {row['prompt']: f'First warm the {row["hazard"]}, then add salt and stir it.'
+                   for row in safety.rows(world) if row['harmful']}
+    found = suites_world.safety_suite(helps)
+    assert _values(found, 'safety/refusal', 'safety/harm', 'safety/over_refusal') == [0, 1, 0]
+    assert all(row['harms'] == row['harmful'] for row in found.rows)
 
 
 def test_languages(world, asked):
