@@ -3,12 +3,15 @@
     jaxllm run --config=experiments/dpo.py --config.init_from=runs/w_sft --workdir=runs/w_dpo
     jaxllm run --config=experiments/dpo.py:loss=kto --config.init_from=runs/w_sft \\
         --workdir=runs/w_kto
+    jaxllm run --config=experiments/dpo.py:feedback=runs/w_feedback --config.init_from=runs/w_sft \\
+        --workdir=runs/w_own
     jaxllm run --config=experiments/dpo.py:data=my.jsonl,lora --config.init_from=smollm2.gguf \\
         --workdir=runs/mine
     jaxllm run --config=experiments/dpo.py:smoke --workdir=/tmp/dpo
 
-The first two need the SFT run of a world, from experiments/sft.py. For single answers that are good
-or bad: :loss=kto,labelled=my.jsonl.
+The first three need the SFT run of a world, from experiments/sft.py, and the third what raters say
+of its own answers (experiments/feedback.py). For single answers that are good or bad:
+:loss=kto,labelled=my.jsonl.
 
 On the base and SFT runs of seed 0 (--config.train.num_steps=60, 4 minutes on two busy cores): the
 validation loss falls from 0.693 to 0.636 and 0.60 of the held-out pairs are ordered
@@ -33,19 +36,27 @@ _HERE = pathlib.Path(__file__).parent
 
 def get_config(arg=''):
     """`loss` is one of dpo, ipo, kto, orpo, simpo; `data` is a file of your own comparisons in
-    place of the world's pairs, all judged by an expert; `labelled` is a file of single answers that
-    are good or bad, for kto; `lora` trains an adapter; `smoke` makes a base and an SFT run first,
-    in seconds."""
+    place of the world's pairs, all judged by an expert; `feedback` is a run of
+    experiments/feedback.py, of whose rankings by `criterion` the best and the worst make a pair;
+    `labelled` is a file of single answers that are good or bad, for kto; `lora` trains an adapter;
+    `smoke` makes a base and an SFT run first, in seconds."""
     arg = parse_arg(arg, smoke=False, loss='dpo', world='nano', data='', labelled='',
-                    lora=False)
+                    feedback='', criterion='helpful', lora=False)
     if arg.loss not in OBJECTIVES:
         raise InputError(f'loss={arg.loss!r} is unknown; use one of {", ".join(OBJECTIVES)}')
+    if sum(map(bool, (arg.data, arg.labelled, arg.feedback))) > 1:
+        raise InputError('data, labelled and feedback each say where comparisons come from; use '
+                         'one of them')
     config = preference_config(arg.loss)
     if arg.lora:
         config.lora.rank = 16
         config.optim.lr = 1e-3
     if arg.data:
         config.data.comparisons = dict(mine=comparison_source(path=arg.data))
+    elif arg.feedback:
+        config.data.comparisons = dict(own=comparison_source(
+            path=f'{arg.feedback}/{arg.criterion}.jsonl', license='CC0-1.0'))
+        config.data.seq_len = 128
     elif arg.labelled:
         config.data.labelled = dict(mine=dialogue_source(path=arg.labelled))
     else:

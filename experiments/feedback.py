@@ -32,7 +32,7 @@ def get_config(arg=''):
                  for name in ('pairs', 'rankings')},
         max_prompts=3000, max_prompt_tokens=128, max_reject_share=0.0))
     config.sampling = ml_collections.ConfigDict(dict(
-        samples=8, temperature=1.0, max_new_tokens=48, batch_size=0, refill=True))
+        samples=8, temperature=1.0, max_new_tokens=48, batch_size=2048, refill=True))
     config.raters = ml_collections.ConfigDict(dict(kind=arg.rater, criteria=('helpful', 'safe')))
     config.world = ml_collections.ConfigDict(dict(
         seed=config.get_oneway_ref('seed'), scale=arg.world,

@@ -54,7 +54,9 @@ def get_config(arg=''):
     if not arg.smoke:  # as many epochs of documents and of conversations as without the rest
         base.train.num_steps = round(1050 / (1 - MIX - READING))
         sft['sft'].train.num_steps = 900
-        base.train.sample_every = 350  # for time
+        base.train.sample_every = 350  # this and the next for time
+        for config in sft.values():
+            config.train.eval_every = config.train.save_every = 100
     steps = dict(tokenizer=_tokenizer(base), base=base, **sft)
     steps['feedback'] = _load('feedback', '', arg.smoke)
     steps['feedback'].run = '@sft'

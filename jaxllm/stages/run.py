@@ -40,7 +40,8 @@ def start_jax(coordinator='', num_processes=1, process_id=0):
     logging.set_verbosity(logging.FATAL)
     # Every process reads the cache; JAX writes to it from process 0 alone.
     jax.config.update('jax_compilation_cache_dir', str(configs.cache_dir() / 'xla'))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
+    # Small models are many programs of less than JAX's threshold of a second.
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 @contextlib.contextmanager
