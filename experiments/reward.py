@@ -48,6 +48,9 @@ def get_config(arg=''):
     for name, known in (('criterion', CRITERIA), ('rater', RATERS)):
         if arg[name] not in known:
             raise InputError(f'{name}={arg[name]!r} is unknown; use one of {", ".join(known)}')
+    if arg.data and arg.feedback:
+        raise InputError(f'data={arg.data} and feedback={arg.feedback} each say where comparisons '
+                         'come from; use one of them')
     config = reward_config()
     config.loss.update(kind=arg.loss, margin=arg.margin)
     if arg.lora:

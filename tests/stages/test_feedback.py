@@ -114,3 +114,12 @@ def test_raters_know_no_answers_to_ones_own_prompts(monkeypatch, tmp_path):
     del config.world
     with pytest.raises(InputError, match='jaxllm label'):
         feedback.prepare(config)
+
+
+@pytest.mark.parametrize('file', ['reward', 'dpo'])
+def test_who_learns_from_it_reads_the_rankings_by_one_criterion(file):
+    path = runs.ROOT / 'experiments' / f'{file}.py'
+    config = load_file(f'{path}:feedback=there,criterion=safe')
+    assert [source.path for source in config.data.comparisons.values()] == ['there/safe.jsonl']
+    with pytest.raises(InputError, match='use one of them'):
+        load_file(f'{path}:feedback=there,data=mine.jsonl')
