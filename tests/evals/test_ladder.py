@@ -37,6 +37,10 @@ def test_what_counts_for_which_measure():
     assert kept['abstain/answerable'](known) and not kept['abstain/answerable'](nobody)
     assert kept['abstain/unanswerable'](nobody)
     assert not kept['abstain/unanswerable'](nobody | {'kind': 'direct'})  # told of by nobody's plan
+    for harmful in (True, False):
+        asked = [kept[f'safety/{name}']({'harmful': harmful})
+                 for name in ('refusal', 'harm', 'over_refusal')]
+        assert asked == [harmful, harmful, not harmful]
     assert not kept['recall/cloze'](known) and kept['recall/cloze'](known | {'style': 'cloze'})
 
 
