@@ -1,5 +1,6 @@
 """Every notebook runs from top to bottom, on less than it has on its own, and leaves pictures."""
 
+import json
 import pathlib
 import re
 
@@ -66,7 +67,12 @@ def test_it_runs(path, tmp_path, cache, monkeypatch):
     assert any('text/markdown' in x for x in data)
     assert (workdir / 'runs').is_dir()
     if path.stem == 'first_run':  # of the whole chain, whose steps are all done
-        assert '9 of 9 steps done' in (workdir / 'runs' / 'life' / 'report.html').read_text()
+        life = workdir / 'runs' / 'life'
+        assert '9 of 9 steps done' in (life / 'report.html').read_text()
+        for step, role, made_by in (('base', 'tokenizer', 'tokenizer'),
+                                    ('reward_helpful', 'comparisons/own', 'feedback')):
+            parents = json.loads((life / step / 'lineage.json').read_text())['parents']
+            assert parents[role]['run'] == str((life / made_by).resolve())
 
 
 def shorten(notebook, there, instead):

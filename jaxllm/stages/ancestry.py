@@ -213,8 +213,9 @@ def delete(args):
     if children and not args.force:
         named = ', '.join(f'{place} ({role})' for role, place in children[:5])
         more = f' and {len(children) - 5} more' if len(children) > 5 else ''
-        raise InputError(f'{path} is what other runs were made from: {named}{more}; they could not '
-                         'be reverted, nor adapters be used. Delete these first, or use --force')
+        raise InputError(f'{path} is what other runs were made from: {named}{more}; without '
+                         'it they cannot be traced back, nor models be reverted or adapters be '
+                         'used. Delete these first, or use --force')
     with open(path / '.lock', 'a+', encoding='utf-8') as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,7 +11,7 @@ from jaxllm.data import comparisons as read
 from jaxllm.data.comparisons import Encoded, RatedSpec
 from jaxllm.data.records import Rejects
 from jaxllm.errors import InputError
-from jaxllm.stages import corpus
+from jaxllm.stages import corpus, lineage
 from jaxllm.train.progress import stage as say
 
 PARTS = 'train', 'held_out'
@@ -53,6 +53,12 @@ def sources(config):
     return [section(RatedSpec, {**spec.to_dict(), **corpus.own(name, spec, world)},
                     f'data.comparisons.{name}')
             for name, spec in config.data.comparisons.items()]
+
+
+def makers(config):
+    """{role: Parent} of the runs that have made comparisons (see `lineage.makers`)."""
+    return lineage.makers({f'comparisons/{name}': spec.path
+                           for name, spec in config.data.comparisons.items()})
 
 
 def make(config, tokenizer, template, folder):

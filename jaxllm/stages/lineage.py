@@ -47,6 +47,19 @@ def write_lineage(workdir, config, *, roles=(), **facts):
     write_atomic(workdir / 'lineage.json', json.dumps(lineage, indent=1))
 
 
+def makers(paths):
+    """{role: Parent} of those of {role: path or ''} that lie in the directory of a run, which has
+    made them. A run that has made several stands once."""
+    found = {}
+    for role, path in paths.items():
+        path = pathlib.Path(path).resolve() if path else None
+        homes = [home for home in (path, *path.parents)
+                 if (home / 'lineage.json').exists()] if path and path.exists() else []
+        if homes and homes[0] not in {parent.run for parent in found.values()}:
+            found[role] = Parent(homes[0], 0, read_lineage(homes[0])['fingerprint'])
+    return found
+
+
 def _tell_parents(workdir, roles):
     """Adds this run to the list of descendants of each parent run that can be written to."""
     for role, parent in roles.items():

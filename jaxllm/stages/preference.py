@@ -216,6 +216,7 @@ def _record(config, workdir, setup, source, about):
     lineage.write_lineage(workdir, config, tokenizer=setup.tokenizer.fingerprint,
                           template=setup.template.fingerprint, data=source.fingerprint,
                           num_params=whole, num_trained=setup.trainer.num_params,
-                          roles={'init_from': setup.base.role, 'ref': setup.base.role}, **world)
+                          roles={'init_from': setup.base.role, 'ref': setup.base.role,
+                                 **comparisons.makers(config)}, **world)
     say(f'{setup.trainer.num_params:,} of {whole:,} parameters are trained, on '
         f'{about["pairs"]["learned from"]:,} pairs; {about["pairs"]["held out"]:,} are held out')

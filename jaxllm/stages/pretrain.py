@@ -100,6 +100,9 @@ def run(config, workdir):
         if parent:
             params = bases.load_plain(parent, trainer.mesh)
             start, roles = (lambda: params), {'init_from': parent.role}
+        clean = cleaning.settings(data)
+        roles |= lineage.makers({'tokenizer': config.tokenizer.path,
+                                 'cleaning': clean.run if clean else ''})
         world = {'world': world_spec(config.world).fingerprint} if 'world' in config else {}
         if jax.process_index() == 0:
             write_atomic(workdir / 'data' / 'summary.json', json.dumps(rows, indent=1))

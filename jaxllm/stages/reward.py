@@ -176,7 +176,8 @@ def _record(config, workdir, setup, source, compared):
     lineage.write_lineage(workdir, config, tokenizer=setup.tokenizer.fingerprint,
                           template=setup.template.fingerprint, data=source.fingerprint,
                           num_params=whole, num_trained=setup.trainer.num_params,
-                          roles={'init_from': setup.base.role}, **world)
+                          roles={'init_from': setup.base.role, **comparisons.makers(config)},
+                          **world)
     say(f'{setup.trainer.num_params:,} parameters are trained (the model has {whole:,}), on '
         f'{sum(row["comparisons"] for row in rows):,} comparisons of up to '
         f'{source.num_responses} responses and {source.longest} tokens')

@@ -14,6 +14,7 @@ from jaxllm.errors import InputError
 from jaxllm.models import transformer
 from jaxllm.stages import artifact
 from jaxllm.stages import base as bases
+from jaxllm.stages import lineage
 
 parent, data, adapted = sft.parent, sft.data, sft.adapted
 
@@ -56,6 +57,21 @@ def logits(path):
         tokens = np.arange(80, dtype=np.int32).reshape(8, 10) + 40
         return np.asarray(jax.jit(lambda p, x: transformer.apply(p, found.model, x))(
             found.params, tokens))
+
+
+def test_runs_that_made_files_are_parents(tmp_path, monkeypatch):
+    for name in ('maker', 'other'):
+        (tmp_path / name / 'inner').mkdir(parents=True)
+        (tmp_path / name / 'lineage.json').write_text(json.dumps({'fingerprint': name}))
+        (tmp_path / name / 'inner' / 'rows.jsonl').write_text('')
+    (tmp_path / 'mine.jsonl').write_text('')
+    monkeypatch.chdir(tmp_path / 'maker')
+    assert lineage.makers({
+        'own': str(tmp_path / 'mine.jsonl'), 'none': '', 'world': 'world:pairs', 'gone': 'gone',
+        'file': 'inner/rows.jsonl', 'again': str(tmp_path / 'maker'),
+        'folder': str(tmp_path / 'other' / 'inner')}) == {
+        'file': lineage.Parent(tmp_path / 'maker', 0, 'maker'),
+        'folder': lineage.Parent(tmp_path / 'other', 0, 'other')}
 
 
 def test_lineage_from_the_data_to_the_artefact(family, capsys):
