@@ -56,16 +56,12 @@ def score(records):
 '''
 
 
-# Compiling is most of the time that these runs take.
-FAST = dict(XLA_FLAGS='--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0')
-
-
 @pytest.fixture(scope='module')
 def parent(tmp_path_factory, shared_cache, text):
     workdir = tmp_path_factory.mktemp('parent') / 'base'
     runs.run(runs.argv(workdir, text, train__num_steps=2, train__save_every=2, train__eval_every=2,
                        train__sample_every=0, optim__warmup_steps=1, sample__prompts='()'),
-             JAXLLM_CACHE=str(shared_cache), **FAST)
+             JAXLLM_CACHE=str(shared_cache))
     return workdir
 
 
@@ -217,8 +213,8 @@ def rollouts(workdir):
 def test_kills_in_a_rollout_and_in_updates_leave_no_trace(method, values, moved, folder, parent,
                                                           shared_cache):
     """Invariant 31, with a KL coefficient that moves, and with an adapter."""
-    env = FAST | dict(JAXLLM_CACHE=str(shared_cache),
-                      PYTHONPATH=f'{runs.ROOT}{os.pathsep}{folder}')
+    env = dict(JAXLLM_CACHE=str(shared_cache),
+               PYTHONPATH=f'{runs.ROOT}{os.pathsep}{folder}')
     values = values | dict(method=method)
     runs.run(argv(folder, parent, run='whole', **values), **env)
     workdir, whole = folder / 'run', folder / 'whole'
