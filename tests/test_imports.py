@@ -1,7 +1,10 @@
 """Data flows one way: a module imports only what stands left of it."""
 
 import ast
+import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -87,3 +90,15 @@ def test_what_is_allowed_is_not_found(file, source):
 
 def test_the_tests_see_the_package():
     assert {'config.py', 'main.py', 'loop.py', 'run.py'} <= {path.name for path in FILES}
+
+
+def test_a_command_loads_nothing_that_it_does_not_need():
+    """Torch takes seconds, in every process; it may be installed and is used by nobody here."""
+    pytest.importorskip('torch')
+    stages = [f'jaxllm.stages.{path.stem}' for path in sorted((PACKAGE / 'stages').glob('*.py'))]
+    code = (f'import importlib, sys\nfor name in {stages}: importlib.import_module(name)\n'
+            'print([name for name in ("torch", "transformers", "tensorflow") '
+            'if name in sys.modules])')
+    out = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+                         check=True, env=os.environ | {'PYTHONPATH': str(ROOT)})
+    assert out.stdout.strip() == '[]'

@@ -7,7 +7,6 @@ import pathlib
 import time
 
 import numpy as np
-import tensorboardX
 
 from jaxllm.errors import InputError
 
@@ -261,6 +260,8 @@ def _start_tensorboard(folder, before):
     (the evaluation that comes before the save at the same step) stands in the truncated files,
     `before`: those are written again.
     """
+    import tensorboardX  # here, since it loads torch where that is installed: seconds
+
     last = [records[-1]['step'] for records in before.values() if records]
     purge_step = max(last) if last else 0
     earlier = len(list(folder.iterdir())) if folder.exists() else 0
