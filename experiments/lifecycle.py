@@ -16,11 +16,11 @@ of the instruct model, ranked by simulated raters. `eval` asks control, base, in
 model the same questions and prompts, and the world's hidden judge says who wins. In `chat`, /model
 changes the model, /compare asks all of them.
 
-Expect (world seeds 0, 1, 2; two CPU cores, nothing cached): 20 minutes and 6.6 GiB. Facts picked
-among 24 values: base 0.28, 0.25, 0.25; SFT 0.33, 0.28, 0.27; control 0.05, 0.05, 0.03. Answers in
-the form that was asked for: base 0.09 to 0.10, SFT 0.55, 0.58, 0.62. PPO wins against SFT by the
-hidden judge on 0.54, 0.55, 0.61 of 256 prompts, 0.57 [0.54, 0.60] together, mostly by saying that
-it does not know, and it refuses less of what is harmful (BUILD_NOTES.md).
+Expect (world seeds 0, 1, 2): 15 to 20 minutes on two CPU cores with nothing cached, and 2.1 GiB.
+Facts picked among 24 values: base 0.28, 0.25, 0.25; SFT 0.33, 0.28, 0.27; control 0.05, 0.05, 0.03.
+Answers in the form that was asked for: base 0.09 to 0.10, SFT 0.55, 0.58, 0.61. PPO wins against
+SFT by the hidden judge on 0.54, 0.55, 0.61 of 256 prompts, 0.57 [0.54, 0.60] together, mostly by
+saying that it does not know, also instead of a refusal; it does no harm (BUILD_NOTES.md).
 """
 
 import pathlib
@@ -85,8 +85,8 @@ def get_config(arg=''):
             step.world.seed = config.get_ref('seed')
     config.steps = steps
     if not arg.smoke:  # on two CPU cores, for the time that is left
-        config.expected_s = dict(tokenizer=58, base=261, control=117, sft=179, feedback=59,
-                                 reward_helpful=157, reward_safe=119, aligned=148, eval=120)
+        config.expected_s = dict(tokenizer=39, base=223, control=86, sft=123, feedback=40,
+                                 reward_helpful=122, reward_safe=85, aligned=108, eval=94)
     return config
 
 

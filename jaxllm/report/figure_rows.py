@@ -134,8 +134,8 @@ def _label(text, top, letters):
 def _effect(row, top, to_x, null):
     """A row: its name and numbers, and under them the whisker, the dot and the seeds."""
     sure = row.excludes(null)
-    numbers = _signed(row.value) + (
-        f' [{_signed(row.low)}, {_signed(row.high)}]' if row.bounded else ' (no interval)')
+    value, *limits = _signed(row.value, *((row.low, row.high) if row.bounded else ()))
+    numbers = f'{value} [{", ".join(limits)}]' if limits else f'{value} (no interval)'
     y = top + 32
     letters = int((WIDTH - 2 * EDGE) / figures.LETTER - 1.08 * len(numbers)) - 1
     drawn = _label(row.label, top, letters) + (
@@ -166,7 +166,12 @@ def _bar(point, line, top, to_x):
                     f'{plots.tick_label(point.value)}</text>')
 
 
-def _signed(value):
-    """'+0.12', '-0.3', '0'."""
-    text = plots.tick_label(float(f'{value:.3g}'))
-    return f'+{text}' if value > 0 else text
+def _signed(*values):
+    """'+0.12', '-0.3', '0': three digits of the largest, and of the others what is as coarse."""
+    largest = max(abs(value) for value in values)
+    digits = 2 - math.floor(math.log10(largest)) if largest else 0
+    rounded = [round(value, digits) for value in values]
+    plain = 0.001 <= largest < 1000
+    return [('+' if value > 0 else '') + (
+        f'{value:.{max(digits, 0)}f}'.rstrip('0').rstrip('.') if plain and digits > 0 and value
+        else plots.tick_label(value)) for value in rounded]

@@ -133,6 +133,14 @@ def test_reliability_diagram():
     assert floors[2] > floors[0] + 20
 
 
+def test_numbers_of_an_effect_are_as_coarse_as_its_interval():
+    rows = [Row('a', -.00455, -.0216, .0126), Row('b', .001, -.0602, .5),
+            Row('c', 2e-5, 1e-6, 3e-5)]
+    shown = texts(drawing(figure_rows.compared('Effects', '', rows)))
+    assert {'-0.0046 [-0.0216, +0.0126]', '+0.001 [-0.06, +0.5]',
+            '+2e-5 [+1e-6, +3e-5]'} <= set(shown)
+
+
 def test_effects_that_do_not_exclude_zero_are_hollow():
     rows = [Row('deletion', .4, .3, .5, (.38, .42)), Row('skew', .05, -.02, .12),
             Row('volume', -.2, -.3, -.1), Row('one seed', .3)]
