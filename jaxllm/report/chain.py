@@ -67,7 +67,7 @@ def render(chain):
     cleaned = next((found for name in chain.runs if (found := files.read_json(
         chain.folder / name / 'data' / 'cleaning.json', {}))), {})
     return page.page(
-        f'The life of {chain.folder.resolve().name}', _subtitle(chain),
+        f'{chain.folder.resolve().name}, step by step', _subtitle(chain),
         [Section('At a glance', _tiles(chain, results)),
          Section('What was made from what', lineage_plot.draw(_nodes(chain))),
          Section('What each model can do', ladder.state(results, order)),
