@@ -27,6 +27,8 @@ from jaxllm.stages.rl_config import OBJECTIVES, function_reward, prompt_source, 
 _HERE = pathlib.Path(__file__).parent
 # Names of relatives that are settings of another module.
 _MODULES = {'dr_grpo': 'grpo', 'dapo': 'grpo'}
+# Who learns from one pair or one answer of each prompt, so that a rollout is a step.
+_ONE_OF_EACH = 'online_dpo', 'rejection'
 
 
 def get_config(arg=''):
@@ -41,6 +43,8 @@ def get_config(arg=''):
     module = _MODULES.get(arg.method, arg.method)
     config = rl_config(f'jaxllm.objectives.{module}', OBJECTIVES[arg.method])
     config.rollout.update(prompts=32, samples=8, unfinished='reward')
+    if arg.method in _ONE_OF_EACH:
+        config.train.update(num_steps=100, batch_size=32)
     if arg.lora:
         config.lora.rank = 16
         config.optim.lr = 1e-3

@@ -38,17 +38,12 @@ class RolloutSource:
           like: shapes of a whole batch without `extra`, {name: ShapeDtypeStruct}.
 
         Raises:
-          InputError: batches that do not divide a rollout.
+          InputError: see `steps_per_epoch`.
         """
-        if num_examples % batch_size:
-            raise InputError(
-                f'a rollout gives {num_examples} examples, which train.batch_size={batch_size} '
-                'does not divide; use a divisor of it, e.g. '
-                f'--config.train.batch_size={_divisor(num_examples, batch_size)}')
         self._make, self._seed, self._folder, self._extra = make, seed, folder, extra
         self._check = check
         self._num, self._batch_size, self._like = num_examples, batch_size, like
-        self._steps_per_epoch = num_examples // batch_size
+        self._steps_per_epoch = steps_per_epoch(num_examples, batch_size)
         self.period = epochs * self._steps_per_epoch
         self._local = slice(process_index * batch_size // process_count,
                             (process_index + 1) * batch_size // process_count)
@@ -106,6 +101,16 @@ def history(folder, number):
             with open(path, encoding='utf-8') as file:
                 found.append(json.loads(file.readline())['metrics'])
     return found
+
+
+def steps_per_epoch(num_examples, batch_size):
+    """Of the optimiser on a rollout. Raises InputError: batches that do not divide it."""
+    if num_examples % batch_size:
+        raise InputError(
+            f'a rollout gives {num_examples} examples, which train.batch_size={batch_size} '
+            'does not divide; use a divisor of it, e.g. '
+            f'--config.train.batch_size={_divisor(num_examples, batch_size)}')
+    return num_examples // batch_size
 
 
 def _divisor(total, near):

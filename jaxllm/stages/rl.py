@@ -19,7 +19,7 @@ from jaxllm.data import chat
 from jaxllm.errors import GuardStop, InputError
 from jaxllm.models import lora
 from jaxllm.rl import alarms, rollout
-from jaxllm.rl.source import RolloutSource, history
+from jaxllm.rl.source import RolloutSource, history, steps_per_epoch
 from jaxllm.sharding import ShardingConfig, make_mesh, replicated
 from jaxllm.stages import base as bases
 from jaxllm.stages import corpus, dialogues, lineage, plan, rl_data, rl_eval, rl_models, rl_rewards
@@ -125,6 +125,8 @@ def make_trainer(config, setup):
     aux = {name: jnp.float32(x) for name, x in algorithm.aux.items()}
     examples = lambda arrays, aux: algorithm.examples(arrays, setup.rollout.samples, aux)
     shapes = jax.eval_shape(examples, _rollout_like(setup), aux)
+    _check_period(config, setup.rollout.epochs * steps_per_epoch(
+        _num_examples(shapes), config.train.batch_size))
     update, size = algorithm.update_aux, float(config.train.batch_size)
     trainer = Trainer(
         config, setup.model, rl_data.with_columns(algorithm.objective(models), models,
@@ -132,6 +134,10 @@ def make_trainer(config, setup):
         trainable=setup.networks.trainable, frozen=setup.networks.frozen, aux=aux,
         update_aux=update and (lambda aux, metrics: update(aux, metrics | {'examples': size})))
     return trainer, shapes, jax.jit(examples, out_shardings=replicated(setup.mesh))
+
+
+def _num_examples(shapes):
+    return next(iter(shapes.values())).shape[0]
 
 
 def _rollout_like(setup):
@@ -190,13 +196,12 @@ def run(config, workdir):
             trainer.mesh)
         source = RolloutSource(
             _maker(config, setup, prompts, frozen, forward, examples),
-            num_examples=next(iter(shapes.values())).shape[0], epochs=setup.rollout.epochs,
+            num_examples=_num_examples(shapes), epochs=setup.rollout.epochs,
             batch_size=config.train.batch_size, seed=config.seed, folder=workdir / 'rollouts',
             check=lambda number, metrics: _alarm(
                 setup.alarms, history(workdir / 'rollouts', number), metrics, number),
             extra=extra, like=shapes | _columns(setup), process_index=jax.process_index(),
             process_count=jax.process_count())
-        _check_period(config, source.period)
         fingerprint = f'{prompts.fingerprint}/{extra_fingerprint}'
         if writer:
             _record(config, workdir, setup, trainer, prompts, source, fingerprint)

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import runs
 
+from jaxllm.config import load_file
 from jaxllm.data import chat, tokenizer
 from jaxllm.errors import InputError
 from jaxllm.sharding import make_mesh
 from jaxllm.stages import base as bases
-from jaxllm.stages import compare, compare_setup, reward_model, rl_rewards
+from jaxllm.stages import compare, compare_setup, reward_model, rl, rl_rewards
 from jaxllm.stages.compare_config import artefact, compare_config
-from jaxllm.stages.rl_config import function_reward, prompt_source
+from jaxllm.stages.rl_config import OBJECTIVES, function_reward, prompt_source
 from jaxllm.stages.training import Trainer
 
 # 8 prompts x 2 samples in batches of 8, twice: 4 steps on each rollout.
@@ -305,6 +306,14 @@ def test_prompts_that_are_too_long_are_named_or_counted(folder, parent, capsys):
 def test_settings_that_cannot_be(values, parts, folder, parent, capsys):
     error = said(capsys, argv(folder, parent, **values), 2)
     assert all(part in error for part in parts), error
+
+
+@pytest.mark.parametrize('method', [name for name in OBJECTIVES if name != 'ppo'])
+def test_settings_of_every_method_fit_together(method, folder, parent):
+    config = load_file(f'{runs.ROOT}/experiments/grpo.py:method={method},'
+                       f'data={folder / "prompts.jsonl"}')
+    config.init_from = str(parent)
+    rl.make_trainer(config, rl.prepare(config))
 
 
 def test_a_reward_model_of_another_tokenizer(parent):
