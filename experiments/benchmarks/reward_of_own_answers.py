@@ -57,11 +57,13 @@ def best_of(gold_NS, scores_NS, n):
 
 
 def ordered_alike(gold_NS, scores_NS):
-    """Share of the pairs of answers to one prompt, unequal to the judge, that are ordered alike."""
+    """Share of the pairs of answers to one prompt, unequal to the judge, that are ordered alike;
+    what scores call equal counts half."""
     differ = lambda x: x[:, :, None] - x[:, None, :]
     gold, mine = differ(gold_NS), differ(scores_NS)
     apart = np.triu(np.ones(gold.shape[1:], bool), 1) & (np.abs(gold) > 1e-9)
-    return np.mean(np.sign(mine[apart]) == np.sign(gold[apart]))
+    alike = np.sign(mine[apart]) == np.sign(gold[apart])
+    return np.mean(np.where(np.abs(mine[apart]) > 1e-9, alike, 0.5))
 
 
 def main():
