@@ -13,7 +13,7 @@ The first two need the SFT run of a world, from experiments/sft.py. A file of yo
 Expect (first command, world seeds 0, 1, 2, one CPU core each): 6 minutes; of 128 held-out requests
 the share answered in the form asked for goes from 0.39, 0.53, 0.40 to 0.54, 0.75, 0.68. All methods
 on the SFT run of experiments/lifecycle.py, seed 0, from 0.38: dapo 0.68, online_dpo 0.58, rloo
-0.56, rejection 0.54, grpo 0.52, reinforce 0.50, each gain with an interval above 0 (BUILD_NOTES.md).
+0.56, rejection 0.54, grpo 0.52, reinforce 0.50; all gains are above 0 with 95% (BUILD_NOTES.md).
 """
 
 import pathlib
