@@ -36,16 +36,16 @@ def configs_of(config, entries):
 
 
 def run(configs, opened, workdir):
-    """Runs what has not been run of these very weights. Returns {name: (results, rows of
-    items.jsonl)}.
+    """Runs what has not been run of these very weights with today's measures. Returns {name:
+    (results, rows of items.jsonl)}.
 
     Args:
       opened: {name: Base} of the models.
     """
-    found = {}
+    found, columns = {}, ' '.join(sorted({measure.column for measure in ladder.MEASURES}))
     for name, config in configs.items():
         folder, base = workdir / FOLDER / name, opened[name]
-        mine, mark = f'{to_json(config)}{base.fingerprint}@{base.step}\n', folder / MARK
+        mine, mark = f'{to_json(config)}{base.fingerprint}@{base.step}\n{columns}\n', folder / MARK
         if not (mark.exists() and mark.read_text() == mine):
             say(f'{name}: {", ".join(config.suites)} ...')
             folder.mkdir(parents=True, exist_ok=True)
