@@ -101,21 +101,26 @@ def _data(path, record):
     return tuple(lines)
 
 
-def draw(node, role='', prefix='', last=True, plain=False):
-    """The tree as text, the artefact first and what it came from below it."""
+def draw(node, role='', prefix='', last=True, plain=False, drawn=None):
+    """The tree as text, the artefact first and what it came from below it; what has been `drawn`
+    (paths) is not drawn again."""
+    drawn = set() if drawn is None else drawn
     bend, tee, bar = ('`-- ', '|-- ', '|   ') if plain else ('└── ', '├── ', '│   ')
     head = '' if not role else f'{prefix}{bend if last else tee}'
     label = f'{role}: ' if role else ''
     problem = f'   !! {node.problem}' if node.problem else ''
     lines = [f'{head}{label}{node.path}{problem}']
     inner = prefix + ('' if not role else ('    ' if last else bar))
+    if node.path in drawn and (node.parents or node.data):
+        return [*lines, f'{inner}    {node.title}; see above']
+    drawn.add(node.path)
     children = len(node.parents)
     lines.append(f'{inner}{bar if children or node.data else "    "}{node.title}')
     for i, line in enumerate(node.data):
         end = i == len(node.data) - 1 and not children
         lines.append(f'{inner}{bend if end else tee}{line}')
     for i, (name, parent) in enumerate(node.parents):
-        lines += draw(parent, name, inner, i == children - 1, plain)
+        lines += draw(parent, name, inner, i == children - 1, plain, drawn)
     return lines
 
 

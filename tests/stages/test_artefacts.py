@@ -1,6 +1,7 @@
 """Where artefacts come from, going back, deleting; adapters as artefacts; exports."""
 
 import json
+import pathlib
 import shutil
 
 import jax
@@ -12,7 +13,7 @@ import test_sft as sft
 from jaxllm import main
 from jaxllm.errors import InputError
 from jaxllm.models import transformer
-from jaxllm.stages import artifact
+from jaxllm.stages import ancestry, artifact
 from jaxllm.stages import base as bases
 from jaxllm.stages import lineage
 
@@ -72,6 +73,18 @@ def test_runs_that_made_files_are_parents(tmp_path, monkeypatch):
         'folder': str(tmp_path / 'other' / 'inner')}) == {
         'file': lineage.Parent(tmp_path / 'maker', 0, 'maker'),
         'folder': lineage.Parent(tmp_path / 'other', 0, 'other')}
+
+
+def test_a_parent_of_several_is_told_once():
+    base = ancestry.Node(pathlib.Path('/base'), 'base', data=('data mine',))
+    gone = ancestry.Node(pathlib.Path('/gone'), 'unknown', 'not there any more')
+    parent = ancestry.Node(pathlib.Path('/sft'), 'sft', parents=(('init_from', base),))
+    lines = ancestry.draw(ancestry.Node(pathlib.Path('/rl'), 'rl', parents=(
+        ('policy', parent), ('ref', parent), ('value', base), ('a', gone), ('b', gone))))
+    assert sum('data mine' in line for line in lines) == 1
+    assert [line.strip(' │') for line in lines if 'see above' in line] == [
+        'sft; see above', 'base; see above']
+    assert sum('/gone   !! not there any more' in line for line in lines) == 2
 
 
 def test_lineage_from_the_data_to_the_artefact(family, capsys):
