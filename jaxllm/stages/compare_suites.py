@@ -36,7 +36,7 @@ def configs_of(config, entries):
 
 
 def run(configs, opened, workdir):
-    """Runs what has not been run of these very weights with today's measures. Returns {name:
+    """Runs what has not been run of these very weights with the measures of now. Returns {name:
     (results, rows of items.jsonl)}.
 
     Args:
