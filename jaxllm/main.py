@@ -2,6 +2,8 @@
 
 import argparse
 import errno
+import os
+import select
 import sys
 
 from jaxllm.errors import GuardStop, InputError, RunError
@@ -268,15 +270,30 @@ def _dispatch(args, rest):
             print(verdict)
 
 
+def _reader_is_gone():
+    """Whether nobody reads what is printed any more, as after `| head`; then nothing is."""
+    ends = select.poll()
+    ends.register(sys.stdout.fileno(), 0)
+    gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in ends.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
+
+
 def main(argv=None):
     """Runs a verb. Returns the exit code: 0 done, 1 the surroundings failed, 2 bad input, 3 stopped
-    by a guard, 130 and 143 stopped by a signal after saving."""
+    by a guard, 130 and 143 stopped by a signal after saving, 141 its output is read no more."""
     args, rest = _parser().parse_known_args(argv)
     try:
         _dispatch(args, rest)
+        sys.stdout.flush()
     except (InputError, GuardStop, RunError) as error:
         print(f'jaxllm: {error}', file=sys.stderr)
         return {InputError: 2, GuardStop: 3, RunError: 1}[type(error)]
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return 141
     except OSError as error:
         if error.errno not in _FULL:
             raise

@@ -87,6 +87,14 @@ def test_a_parent_of_several_is_told_once():
     assert sum('/gone   !! not there any more' in line for line in lines) == 2
 
 
+def test_who_reads_may_stop(family):
+    process = runs.start(['lineage', str(family[1])])
+    process.stdout.close()
+    with process.stderr:
+        assert process.stderr.read() == ''
+    assert process.wait(timeout=100) == 141
+
+
 def test_lineage_from_the_data_to_the_artefact(family, capsys):
     base, child = family
     out = run(capsys, 'lineage', child).out
