@@ -16,12 +16,13 @@ The first two need the SFT run of a world, from experiments/sft.py, and the same
 --config.world.seed of it: then other seeds give the members of an ensemble).
 
 Expect (SFT runs of experiments/lifecycle.py, 0.46M parameters, two CPU cores; held-out pairs that
-are ordered rightly): helpful 0.61 [0.58, 0.64] on world seed 0, where the rater's own utility gets 0.80 and
-every feature but correctness 0.58 to 0.60: the model has learned what a good answer looks like and
-not which one is true. Safe, 1.5 minutes: 0.53 [0.50, 0.57], 0.50 [0.47, 0.54], 0.55 [0.52, 0.59]
-(seeds 0, 1, 2), most of which are a coin to the rater, too (0.60). Own answers, 2 minutes: 0.55
-[0.52, 0.58], 0.53 [0.51, 0.56], 0.51 [0.49, 0.54]. Chitchat, 8 minutes: 0.49 [0.45, 0.54], a coin:
-378 comparisons of English are learned by heart by a model that has read none (BUILD_NOTES.md).
+are ordered rightly): helpful 0.61 [0.58, 0.64] on world seed 0, where the rater's own utility gets
+0.80 and every feature but correctness 0.58 to 0.60: the model has learned what a good answer looks
+like and not which one is true. Safe, 1.5 minutes: 0.53 [0.50, 0.57], 0.50 [0.47, 0.54], 0.55 [0.52,
+0.59] (seeds 0, 1, 2), most of which are a coin to the rater, too (0.60). Own answers, 2 minutes:
+0.55 [0.52, 0.58], 0.53 [0.51, 0.56], 0.51 [0.49, 0.54]. Chitchat, 8 minutes: 0.49 [0.45, 0.54], a
+coin: 378 comparisons of English are learned by heart by a model that has read none
+(BUILD_NOTES.md).
 """
 
 import pathlib
