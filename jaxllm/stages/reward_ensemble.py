@@ -58,7 +58,7 @@ def prepare(config):
 
 def _learned(member):
     config = json.loads((member.base.path / 'config.json').read_text())
-    return [config['data'], config.get('world')]
+    return [config['data'], config['world'] if 'world' in config else None]
 
 
 def describe(config):
