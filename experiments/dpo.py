@@ -31,6 +31,7 @@ from jaxllm.errors import InputError
 from jaxllm.stages.preference_config import OBJECTIVES, preference_config
 from jaxllm.stages.reward_config import comparison_source
 from jaxllm.stages.sft_config import dialogue_source
+from jaxllm.world.oracle import CRITERIA
 
 _HERE = pathlib.Path(__file__).parent
 
@@ -45,6 +46,9 @@ def get_config(arg=''):
                     feedback='', criterion='helpful', lora=False)
     if arg.loss not in OBJECTIVES:
         raise InputError(f'loss={arg.loss!r} is unknown; use one of {", ".join(OBJECTIVES)}')
+    if arg.criterion not in CRITERIA:
+        raise InputError(f'criterion={arg.criterion!r} is unknown; use one of '
+                         f'{", ".join(CRITERIA)}')
     if sum(map(bool, (arg.data, arg.labelled, arg.feedback))) > 1:
         raise InputError('data, labelled and feedback each say where comparisons come from; use '
                          'one of them')

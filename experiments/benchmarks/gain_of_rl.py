@@ -26,7 +26,11 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('runs', nargs='+', type=pathlib.Path)
     for run in parser.parse_args().runs:
-        first, *_, last = sorted((run / 'answers').glob('*.jsonl'))
+        files = sorted((run / 'answers').glob('*.jsonl'))
+        if len(files) < 2:
+            raise SystemExit(f'{run} has {len(files)} evaluations with answers; expected the '
+                             'directory of a run of experiments/grpo.py or ppo.py, with 2 or more')
+        first, last = files[0], files[-1]
         before, after = rewards(first), rewards(last)
         gain = statistics.bootstrap(np.array([after[id] - before[id] for id in before]), draws=4000)
         print(f'{run.name}: {np.mean(list(before.values())):.3f} to '

@@ -230,6 +230,7 @@ def refused(capsys, arguments, *parts):
     (dict(objective__beta=0.0), ['beta']),
     (dict(objective__robust=True), ['label_smoothing=0']),
     (dict(arg='feedback=elsewhere'), ['feedback', 'one of them']),
+    (dict(arg='criterion=nice'), ["criterion='nice'", 'helpful']),
     (dict(arg='loss=kto', train__batch_size=1), ['batch_size=1', 'at least 2']),
     (dict(train__z_loss=1e-4), ['z_loss=0.0001']),
     (dict(data__pairs='some'), ["data.pairs='some'", 'best_worst']),
