@@ -4,6 +4,7 @@ prompts and settings that cannot be used."""
 import json
 import os
 import signal
+import types
 
 import jax
 import numpy as np
@@ -314,6 +315,14 @@ def test_settings_of_every_method_fit_together(method, folder, parent):
                        f'data={folder / "prompts.jsonl"}')
     config.init_from = str(parent)
     rl.make_trainer(config, rl.prepare(config))
+
+
+def test_a_policy_of_another_world(monkeypatch, tmp_path):
+    (tmp_path / 'lineage.json').write_text('{"world": "another"}')
+    parents = types.SimpleNamespace(policy=types.SimpleNamespace(path=tmp_path))
+    monkeypatch.setattr(rl.rl_models, 'open_parents', lambda *args: parents)
+    with pytest.raises(InputError, match='config.init_from: .* has learned the world another'):
+        rl.prepare(load_file(f'{runs.ROOT}/experiments/grpo.py'))
 
 
 def test_a_reward_model_of_another_tokenizer(parent):
