@@ -7,6 +7,7 @@ import pathlib
 from jaxllm.report import files, page, plots
 from jaxllm.report.page import Section
 from jaxllm.report.plots import Line
+from jaxllm.rl.combine import CENTRED
 from jaxllm.train import metrics
 
 _SHOWN = 8  # prompts whose answers stand side by side
@@ -24,8 +25,7 @@ def sections(workdir):
     records = metrics.read_jsonl(workdir / 'metrics.jsonl')
     train = [record for record in records if record['kind'] == 'train']
     evals = [record for record in records if record['kind'] == 'eval']
-    names = reward_names(workdir)
-    return (Section('Rewards', _charts(_rewards(train, evals, names))),
+    return (Section('Rewards', _charts(_rewards(workdir, train, evals))),
             Section('Policy', _charts(_policy(train, evals))),
             Section('Reward against KL', over_kl(evals)),
             Section('Answers before and after', before_and_after(workdir)))
@@ -33,11 +33,17 @@ def sections(workdir):
 
 def overview(workdir):
     """The heart of `sections` as HTML: rewards, the KL that they cost, and both together."""
-    records = metrics.read_jsonl(pathlib.Path(workdir) / 'metrics.jsonl')
+    workdir = pathlib.Path(workdir)
+    records = metrics.read_jsonl(workdir / 'metrics.jsonl')
     train = [record for record in records if record['kind'] == 'train']
     evals = [record for record in records if record['kind'] == 'eval']
-    return _charts([*_rewards(train, evals, reward_names(workdir)),
+    return _charts([*_rewards(workdir, train, evals),
                     _both('kl', train, evals, *_CURVES[0][1:])]) + over_kl(evals)
+
+
+def _rule(workdir):
+    config = files.read_json(workdir / 'config.json', {})
+    return config['combine']['rule'] if 'combine' in config else ''
 
 
 def reward_names(workdir):
@@ -61,8 +67,14 @@ def _both(key, train, evals, title, unit):
         Line('held out', files.series(evals, f'val/{key}'), 1, dots=True)])
 
 
-def _rewards(train, evals, names):
-    yield _both('reward', train, evals, 'Reward, combined', 'what is trained on')
+def _rewards(workdir, train, evals):
+    names = reward_names(workdir)
+    if _rule(workdir) in CENTRED:  # of rollouts there is nothing to see: 0 in each batch
+        yield plots.chart('Reward, combined', 'of held-out prompts; training centres it in each '
+                          'batch', [Line('held out', files.series(evals, 'val/reward'), 1,
+                                         dots=True)])
+    else:
+        yield _both('reward', train, evals, 'Reward, combined', 'what is trained on')
     if len(names) > 1:
         for name in names:
             yield _both(name, train, evals, f'Reward: {name}', 'as this reward gives it')

@@ -15,6 +15,7 @@ from jaxllm.config import write_atomic
 from jaxllm.errors import InputError
 
 RULES = ('sum', 'standardised_sum', 'gate', 'min', 'mean_minus_std')
+CENTRED = 'standardised_sum', 'gate'  # over each batch, whose mean is then 0
 _NO_SPREAD = 1e-6   # of max(1, |mean|): what rounding leaves where all are equal
 
 

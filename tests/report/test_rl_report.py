@@ -45,8 +45,17 @@ def test_sections(workdir):
     for words in ('Reward: helpful', 'Reward: safe', 'KL to the reference', 'Clipped',
                   'Hidden judge', 'Answers that end'):
         assert words in text
+    assert 'what is trained on' in text and 'training centres it' not in text
     assert 'early &lt;a&gt;' in text and '<a>' not in text.partition('Answers before')[2]
     assert rl.sections(workdir / 'rollouts') == ()
+
+
+def test_a_reward_that_is_centred_is_shown_where_it_is_not(workdir):
+    (workdir / 'config.json').write_text(json.dumps(
+        {'stage': 'jaxllm.stages.rl', 'combine': {'rule': 'gate'}}))
+    text = next(section.body for section in rl.sections(workdir) if section.title == 'Rewards')
+    combined = text.partition('Reward: helpful')[0]
+    assert 'training centres it' in combined and 'rollouts' not in combined
 
 
 def test_the_greatest_gold_is_marked_at_its_kl(workdir):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jaxllm.config import section
 from jaxllm.errors import InputError
-from jaxllm.rl.combine import CombineConfig, Standardiser, check, combine
+from jaxllm.rl.combine import CENTRED, RULES, CombineConfig, Standardiser, check, combine
 from jaxllm.rl.rewards import RewardSpec
 
 SCORES = {'a': np.array([1, 2, -1, 0], np.float32), 'b': np.array([0, 1, 3, -2], np.float32),
@@ -189,3 +189,12 @@ def test_statistics_that_are_none_are_refused(tmp_path):
             file.write_text(text)
         with pytest.raises(InputError, match='statistics'):
             Standardiser.load(file)
+
+
+@pytest.mark.parametrize('rule', RULES)
+def test_which_rules_centre_a_batch(rule):
+    names = dict(helpful='a', safe='b') if rule == 'gate' else {}
+    scores = {'a': np.float32([3, 4, 5, 7]), 'b': np.float32([2, 4, 9, 6])}
+    found = combine(CombineConfig(rule, **names), scores, {'a': 1.0, 'b': 1.0},
+                    [{}] * 4, group_size=2)
+    assert (abs(found.mean()) < 1e-6) == (rule in CENTRED)
