@@ -134,16 +134,18 @@ def jaxllm_grpo(size, what):
     algorithm = grpo.algorithm(grpo.Settings(
         kl_coef=KL, clip_low=CLIP, clip_high=CLIP, divide_by_std=True, reduction='sequence',
         mask_unfinished=False))
-    models = policy.Models(model, lambda trainable, frozen: trainable['policy'], model, None, 1.0)
+    models = policy.Models(model, lambda trainable, frozen: trainable['policy'], model, None, 1.0,
+                           group_size=SAMPLES)
     frozen = {'ref': params}
     step, state = jaxllm_step(algorithm.objective(models),
                               {'policy': jax.tree.map(jnp.copy, params)})
     settings = rollout.RolloutConfig(
         prompts=PROMPTS, samples=SAMPLES, epochs=1, max_new_tokens=NEW, temperature=1.0,
-        batch_size=0, refill=True, score_batch_size=PROMPTS * SAMPLES, unfinished='reward',
+        batch_size=0, refill=True, share_prompts=True, score_batch_size=PROMPTS * SAMPLES, unfinished='reward',
         unfinished_value=0.0, standardise=False)
-    forward = rollout.InChunks(rollout.make_forward(models, lambda frozen: frozen['ref']),
-                               settings.score_batch_size, jax.sharding.get_mesh())
+    forward = rollout.InChunks(
+        rollout.make_forward(models, lambda frozen: frozen['ref'], with_policy=False),
+        settings.score_batch_size, jax.sharding.get_mesh(), SAMPLES)
     examples = jax.jit(lambda arrays: algorithm.examples(arrays, SAMPLES, {}))
     functions = rewards.open_rewards({
         'length': rewards.RewardSpec('function', 'jaxllm.rl.verifiers.length',

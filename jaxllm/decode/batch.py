@@ -1,6 +1,8 @@
 """Batches of prompts on the devices: padding into few shapes, and what came of each row."""
 
 import dataclasses
+import itertools
+import math
 from typing import Any
 
 import jax
@@ -69,19 +71,27 @@ class Runner:
         return min(L, cfg.max_seq_len) if cfg.positions == 'learned' else L
 
     def _on_devices(self, prompts, row_ids, B, L):
-        """What `loop.start` takes of each row; rows beyond the prompts fill up the batch."""
-        tokens_BL = np.full((B, L), self._request.pad_id, np.int32)
-        lengths_B = np.ones((B,), np.int32)
-        for row, ids in enumerate(prompts):
-            tokens_BL[row, :len(ids)] = ids
-            lengths_B[row] = len(ids)
+        """What `loop.start` takes: each prompt once for the neighbours that share it, and of each
+        row the rest. Rows beyond the prompts fill up the batch."""
+        share = self._sharing(prompts, B)
+        tokens_PL = np.full((B // share, L), self._request.pad_id, np.int32)
+        lengths_P = np.ones((B // share,), np.int32)
+        for row, ids in enumerate(prompts[::share]):
+            tokens_PL[row, :len(ids)] = ids
+            lengths_P[row] = len(ids)
         ids_B = np.zeros((B,), np.int32)
         ids_B[:len(row_ids)] = row_ids
-        rows = {'tokens': tokens_BL, 'lengths': lengths_B, 'real': np.arange(B) < len(prompts),
+        rows = {'tokens': tokens_PL, 'lengths': lengths_P, 'real': np.arange(B) < len(prompts),
                 'ids': ids_B}
         rows = jax.device_put(rows, batch_shardings(rows, self._mesh))
         ids_B = rows.pop('ids')
         return rows | {'keys': loop.row_keys(self._request.key, ids_B)}
+
+    def _sharing(self, prompts, B):
+        """So many neighbours have the same prompt, everywhere in the batch."""
+        runs = [len(list(same)) for _, same in itertools.groupby(prompts)]
+        share = math.gcd(*runs)
+        return share if B % (share * batch_ways(self._mesh)) == 0 else 1
 
     def _start(self, rows, plan):
         return loop.start(self._request.params, rows['tokens'], rows['lengths'], rows['real'],

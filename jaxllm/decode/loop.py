@@ -52,18 +52,21 @@ def row_keys(key, ids_B):
 
 
 @functools.partial(jax.jit, static_argnames='plan')
-def start(params, tokens_BL, lengths_B, real_B, keys_B, stop_ids_S, numbers, *, plan):
+def start(params, tokens_PL, lengths_P, real_B, keys_B, stop_ids_S, numbers, *, plan):
     """Feeds right-padded prompts and writes the first token of each row.
 
     Args:
-      tokens_BL: prompts, int32; lengths_B: of each, at least 1.
+      tokens_PL: prompts, int32, each of B / P neighbouring rows; lengths_P: of each, at least 1.
       real_B: bool; other rows fill up the batch and are done at once.
       keys_B: PRNG key of each row.
       stop_ids_S: int32, -1 = none.
     """
-    cfg, (B, L) = plan.cfg, tokens_BL.shape
+    cfg, L, B = plan.cfg, tokens_PL.shape[1], len(real_B)
     params = transformer.compute_params(params, cfg)
-    hidden_BD, cache = caches.prefill(params, cfg, tokens_BL, lengths_B, plan.cache_length)
+    hidden_PD, cache = caches.prefill(params, cfg, tokens_PL, lengths_P, plan.cache_length)
+    hidden_BD, tokens_BL, lengths_B = (transformer.of_rows(x, B)
+                                       for x in (hidden_PD, tokens_PL, lengths_P))
+    cache = caches.placed(caches.unrolled(cache.take(jnp.arange(B) // (B // len(lengths_P))), cfg))
     out = {'tokens': jnp.zeros((B, plan.room), jnp.int32),
            'logprobs': jnp.zeros((B, plan.room), jnp.float32),
            'sample_logprobs': jnp.zeros((B, plan.room), jnp.float32)}
@@ -85,7 +88,7 @@ def start(params, tokens_BL, lengths_B, real_B, keys_B, stop_ids_S, numbers, *, 
 @functools.partial(jax.jit, static_argnames='plan', donate_argnames='state')
 def run(params, state, limit, free, stop_ids_S, numbers, *, plan):
     """Writes tokens until there were `limit` steps or `free` of the rows are done: (state)."""
-    params = transformer.compute_params(params, plan.cfg)
+    params = transformer.unrolled(transformer.compute_params(params, plan.cfg), plan.cfg)
 
     def body(state):
         hidden_BD, cache = caches.step(params, plan.cfg, state.tokens_B, state.cache)
@@ -107,8 +110,8 @@ def insert(state, new, slots_R):
     # What an earlier row has left behind the new prompt is hidden until it is written over.
     in_cache = lambda old, rows: old.at[:, slots_R, :, :rows.shape[3]].set(rows, mode='drop')
     cache = state.cache.replace(
-        k_NBKMC=in_cache(state.cache.k_NBKMC, new.cache.k_NBKMC),
-        v_NBKMC=in_cache(state.cache.v_NBKMC, new.cache.v_NBKMC),
+        k_NBKMC=jax.tree.map(in_cache, state.cache.k_NBKMC, new.cache.k_NBKMC),
+        v_NBKMC=jax.tree.map(in_cache, state.cache.v_NBKMC, new.cache.v_NBKMC),
         lengths_B=put(state.cache.lengths_B, new.cache.lengths_B))
     fields = {name: jax.tree.map(put, getattr(state, name), getattr(new, name))
               for name in _BY_ROW}
@@ -118,11 +121,7 @@ def insert(state, new, slots_R):
 @jax.jit
 def keep(state, slots_R):
     """A state of R of the rows."""
-    take = lambda x: x[slots_R]
-    in_cache = lambda x: x[:, slots_R]
-    cache = state.cache.replace(
-        k_NBKMC=in_cache(state.cache.k_NBKMC), v_NBKMC=in_cache(state.cache.v_NBKMC),
-        lengths_B=take(state.cache.lengths_B))
+    take, cache = lambda x: x[slots_R], state.cache.take(slots_R)
     fields = {name: jax.tree.map(take, getattr(state, name)) for name in _BY_ROW}
     return placed(state.replace(cache=cache, **fields))
 
@@ -140,8 +139,10 @@ def _write(params, hidden_BD, state, stop_ids_S, numbers, plan):
     if plan.top_candidates:
         new['id_logprobs'], new['ids'] = jax.lax.top_k(choice.logprobs_BV, plan.top_candidates)
     # Also of rows that are done: what stands behind a row's count means nothing.
-    put = jax.vmap(lambda out_T, value, at: out_T.at[at].set(value, mode='drop'))
-    out = {name: put(state.out[name], value, state.counts_B) for name, value in new.items()}
+    here_BT = jnp.arange(plan.room)[None] == state.counts_B[:, None]
+    put = lambda out, value: jnp.where(here_BT.reshape(*here_BT.shape, *(1,) * (out.ndim - 2)),
+                                       value[:, None], out)
+    out = {name: put(state.out[name], value) for name, value in new.items()}
     seen_BV = state.seen_BV
     if plan.switches.penalty:
         seen_BV = seen_BV.at[jnp.arange(seen_BV.shape[0]), choice.tokens_B].set(True)

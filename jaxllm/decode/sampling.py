@@ -101,10 +101,42 @@ def choose(logits_BV, keys_B, seen_BV, numbers, switches):
         sampled_B = jnp.zeros(tokens_B.shape, jnp.float32)
     else:
         kept_BV = truncate(logits_BV / numbers.temperature, numbers, switches)
-        noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, kept_BV.shape[1:]))(keys_B)
-        tokens_B = jnp.argmax(kept_BV + noise_BV, axis=-1).astype(jnp.int32)
-        sampled_B = _at(jax.nn.log_softmax(kept_BV), tokens_B)
+        log_q_BV = jax.nn.log_softmax(kept_BV)
+        tokens_B = draw(jnp.exp(log_q_BV), keys_B)
+        sampled_B = _at(log_q_BV, tokens_B)
     return Choice(tokens_B, _at(logprobs_BV, tokens_B), sampled_B, logprobs_BV)
+
+
+def draw(probs_BV, keys_B):
+    """A token of each row with its probability, from one random number: the first token at which
+    the running sum of probabilities exceeds it.
+
+    The sum runs over blocks of the vocabulary, then within one of them: a random number per token,
+    as the Gumbel trick needs it, would cost a step of a small model more than its layers do. No
+    token of probability 0 is drawn.
+    """
+    B, V = probs_BV.shape
+    size = 1 << max(0, math.ceil(math.log2(V) / 2))
+    blocks = -(-V // size)
+    probs_BNM = jnp.pad(probs_BV, ((0, 0), (0, blocks * size - V))).reshape(B, blocks, size)
+    sums_BN = probs_BNM.sum(axis=2)
+    uniform_B1 = jax.vmap(jax.random.uniform)(keys_B)[:, None]
+    block_B, rest_B1 = _first_beyond(sums_BN, uniform_B1 * sums_BN.sum(axis=1, keepdims=True))
+    in_block_BM = jnp.take_along_axis(probs_BNM, block_B[:, None, None], axis=1)[:, 0]
+    index_B, _ = _first_beyond(in_block_BM, rest_B1)
+    return (block_B * size + index_B).astype(jnp.int32)
+
+
+def _first_beyond(weights_BN, target_B1):
+    """(first index with a weight whose running sum exceeds the target, what the target is beyond
+    the sum before it). Where rounding leaves none, the last index with a weight."""
+    running_BN = jnp.cumsum(weights_BN, axis=1)
+    some_BN, index_N = weights_BN > 0, jnp.arange(weights_BN.shape[1])[None, :]
+    first_B = jnp.min(jnp.where(some_BN & (running_BN > target_B1), index_N, index_N.size), axis=1)
+    last_B = jnp.max(jnp.where(some_BN, index_N, 0), axis=1)
+    found_B1 = jnp.minimum(first_B, last_B)[:, None]
+    before_B1 = jnp.take_along_axis(running_BN - weights_BN, found_B1, axis=1)
+    return found_B1[:, 0], target_B1 - before_B1
 
 
 def _at(x_BV, tokens_B):

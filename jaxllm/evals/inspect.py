@@ -245,7 +245,7 @@ def _attention(params, cfg, rows):
     params = transformer.compute_params(params, cfg)
     x_BLD = transformer.embed(params, cfg, rows['tokens'], rows['positions'])
     _, seen = transformer.apply_stack(params, cfg, x_BLD, rows['positions'], rows['segment_ids'],
-                                      capture=True)
+                                      collect='intermediates')
     pick = lambda group, i, name: seen[group][f'layer_{i}']['attention'][name][0]
     maps = []
     for layer in range(cfg.num_layers):

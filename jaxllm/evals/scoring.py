@@ -195,8 +195,7 @@ def _logprobs(params, prefix, lengths, rest, parent, *, cfg, only_first):
     if only_first:
         return first_R, jnp.zeros((R, 0), jnp.float32), prefix_PL
     # Each candidate goes on behind its own copy of the prefix's keys and values.
-    cache = caches.placed(caches.Cache(cache.k_NBKMC[:, parent], cache.v_NBKMC[:, parent],
-                                       lengths[parent]))
+    cache = caches.placed(cache.take(parent).replace(lengths_B=lengths[parent], empty=False))
     inputs_RT, targets_RT = rest[:, :-1], rest[:, 1:]
     index_RT = cache.query_index(T - 1)
     x_RTD = transformer.embed(params, cfg, inputs_RT, index_RT)

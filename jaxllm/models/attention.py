@@ -4,6 +4,8 @@ A query sees a key iff both have the same non-zero segment id, the key's index i
 query's, and (window == 0 or query index - key index < window). Index = position in the array.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -27,7 +29,7 @@ def attention(q_BLHC, k_BMKC, v_BMKC, q_segment_ids_BL, k_segment_ids_BM, *, q_i
         float32.
       q_segment_ids_BL, k_segment_ids_BM: int >= 0; 0 is padding. A query that sees no key gives 0.
       q_index_BL: index of each query among the keys (decoding with a cache; always the plain form).
-        None: self-attention, L == M, index = arange(L); what the index masks is then skipped.
+        None: the queries are those of the last L of M keys; what the index masks is then skipped.
       window: a query sees itself and the window - 1 keys before it; 0 is no limit.
       softcap: scores become softcap * tanh(scores / softcap); 0 is off.
       scale: factor on q k^T, usually C ** -0.5.
@@ -48,8 +50,8 @@ def attention(q_BLHC, k_BMKC, v_BMKC, q_segment_ids_BL, k_segment_ids_BM, *, q_i
     M, K = k_BMKC.shape[1:3]
     if H % K:
         raise InputError(f'num_heads={H} is not a multiple of num_kv_heads={K}; use one that is')
-    if q_index_BL is None and L != M:
-        raise InputError(f'{L} queries and {M} keys: self-attention needs as many of both, '
+    if q_index_BL is None and L > M:
+        raise InputError(f'{L} queries and {M} keys: self-attention needs a key of each query, '
                          'decoding needs q_index_BL')
     k_BMKC, v_BMKC = (_for_tensor_parallel(x, H) for x in (k_BMKC, v_BMKC))
     options = dict(window=window, softcap=softcap, scale=scale)
@@ -58,11 +60,14 @@ def attention(q_BLHC, k_BMKC, v_BMKC, q_segment_ids_BL, k_segment_ids_BM, *, q_i
     if q_index_BL is not None or impl == 'xla':
         return plain_attention(q_BLHC, k_BMKC, v_BMKC, q_segment_ids_BL, k_segment_ids_BM,
                                q_index_BL, **options)
-    if impl == 'chunked':
-        return chunked_attention(q_BLHC, k_BMKC, v_BMKC, q_segment_ids_BL, k_segment_ids_BM,
-                                 chunk_size=chunk_size, **options)
-    kernel = splash_attention if impl == 'splash' else cudnn_attention
-    return kernel(q_BLHC, k_BMKC, v_BMKC, q_segment_ids_BL, k_segment_ids_BM, **options)
+    kernel = {'chunked': functools.partial(chunked_attention, chunk_size=chunk_size),
+              'splash': splash_attention, 'cudnn': cudnn_attention}[impl]
+    # The kernels know squares alone. Queries of padding, in place of those that are not asked for,
+    # cost what the rows would have cost with the keys' tokens in them.
+    q_BLHC = jnp.pad(q_BLHC, ((0, 0), (M - L, 0), (0, 0), (0, 0)))
+    q_segment_ids_BL = jnp.pad(q_segment_ids_BL, ((0, 0), (M - L, 0)))
+    out = kernel(q_BLHC, k_BMKC, v_BMKC, q_segment_ids_BL, k_segment_ids_BM, **options)
+    return out[:, M - L:]
 
 
 def _auto(q_BLHC, softcap):
@@ -96,7 +101,7 @@ def plain_attention(q_BLHC, k_BMKC, v_BMKC, q_segment_ids_BL, k_segment_ids_BM, 
     if softcap:
         scores_BKGLM = softcap * jnp.tanh(scores_BKGLM / softcap)
     if q_index_BL is None:
-        q_index_BL = jnp.arange(L)[None, :]
+        q_index_BL = M - L + jnp.arange(L)[None, :]
     behind_BLM = q_index_BL[:, :, None] - jnp.arange(M)[None, None, :]
     mask_BLM = ((q_segment_ids_BL[:, :, None] == k_segment_ids_BM[:, None, :])
                 & (q_segment_ids_BL[:, :, None] != 0) & (behind_BLM >= 0))

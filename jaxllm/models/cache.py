@@ -16,15 +16,17 @@ from jaxllm.sharding import constrain
 class Cache:
     """Keys and values of all layers, and how many tokens of each row they cover.
 
-    Heads stand before tokens: a step's products then read the cache as it lies in memory.
+    Heads stand before tokens: a step's products then read the cache as it lies in memory. Keys are
+    a tuple of one array of all layers, or of one for each: then no step copies a layer out of them.
     """
-    k_NBKMC: jax.Array
-    v_NBKMC: jax.Array
+    k_NBKMC: tuple
+    v_NBKMC: tuple
     lengths_B: jax.Array  # tokens in the cache, before the ones being fed
     empty: bool = flax.struct.field(pytree_node=False, default=False)
 
     def write(self, layer, k_BLKC, v_BLKC):
         """The cache with keys and values of new tokens of one layer behind the old ones."""
+        part, layer = self._place(layer)
         if self.empty:
             put = lambda cache, new: jax.lax.dynamic_update_slice(
                 cache, new.swapaxes(1, 2)[None].astype(cache.dtype), (layer, 0, 0, 0, 0))
@@ -33,11 +35,25 @@ class Cache:
             rows_BL = jnp.broadcast_to(jnp.arange(B)[:, None], (B, L))
             put = lambda cache, new: cache.at[layer, rows_BL, :, self.query_index(L)].set(
                 new.astype(cache.dtype), mode='drop')
-        return self.replace(k_NBKMC=put(self.k_NBKMC, k_BLKC), v_NBKMC=put(self.v_NBKMC, v_BLKC))
+        put_part = lambda parts, new: (*parts[:part], put(parts[part], new), *parts[part + 1:])
+        return self.replace(k_NBKMC=put_part(self.k_NBKMC, k_BLKC),
+                            v_NBKMC=put_part(self.v_NBKMC, v_BLKC))
 
     def read(self, layer):
         """(k_BMKC, v_BMKC) of one layer."""
-        return (self.k_NBKMC[layer].swapaxes(1, 2), self.v_NBKMC[layer].swapaxes(1, 2))
+        part, layer = self._place(layer)
+        return tuple(x[part][layer].swapaxes(1, 2) for x in (self.k_NBKMC, self.v_NBKMC))
+
+    def take(self, rows_R):
+        """The cache of these rows."""
+        in_cache = lambda x: x[:, rows_R]
+        return self.replace(k_NBKMC=jax.tree.map(in_cache, self.k_NBKMC),
+                            v_NBKMC=jax.tree.map(in_cache, self.v_NBKMC),
+                            lengths_B=self.lengths_B[rows_R])
+
+    def _place(self, layer):
+        """(which array, which layer of it)."""
+        return (layer, 0) if len(self.k_NBKMC) > 1 else (0, layer)
 
     def query_index(self, L):
         """Cache index of each of L new tokens, [B, L] int32."""
@@ -45,22 +61,32 @@ class Cache:
 
     def key_segments(self):
         """All ones: what lies behind a row's last token is hidden by its index, being later."""
-        return jnp.ones((self.k_NBKMC.shape[1], self.k_NBKMC.shape[3]), jnp.int32)
+        _, B, _, M, _ = self.k_NBKMC[0].shape
+        return jnp.ones((B, M), jnp.int32)
 
 
 def empty(cfg, batch_size, length):
     """An empty cache of `length` tokens for `batch_size` rows."""
     att = cfg.attention
     shape = cfg.num_layers, batch_size, att.num_kv_heads, length, att.head_dim
-    zeros = lambda: jnp.zeros(shape, cfg.dtype)
+    zeros = lambda: (jnp.zeros(shape, cfg.dtype),)
     return placed(Cache(zeros(), zeros(), jnp.zeros((batch_size,), jnp.int32), empty=True))
 
 
 def placed(cache):
     """The cache with its sharding pinned: rows over the batch axes, heads over `tensor`."""
     pin = lambda x: constrain(x, 'layers', 'batch', 'kv_heads', None, 'head_dim')
-    return cache.replace(k_NBKMC=pin(cache.k_NBKMC), v_NBKMC=pin(cache.v_NBKMC),
+    return cache.replace(k_NBKMC=jax.tree.map(pin, cache.k_NBKMC),
+                         v_NBKMC=jax.tree.map(pin, cache.v_NBKMC),
                          lengths_B=constrain(cache.lengths_B, 'batch'))
+
+
+def unrolled(cache, cfg):
+    """The cache with an array for each layer, where the layers of a model are unrolled."""
+    if not transformer.unrolls(cfg):
+        return cache
+    split = lambda parts: tuple(x[i:i + 1] for x in parts for i in range(len(x)))
+    return cache.replace(k_NBKMC=split(cache.k_NBKMC), v_NBKMC=split(cache.v_NBKMC))
 
 
 def prefill(params, cfg, tokens_BL, lengths_B, length):

@@ -10,8 +10,10 @@ layers left over by the pattern stand in `tail`.
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -47,8 +49,39 @@ PARAM_AXES = {
 }
 _NORMS = ('attention_norm', 'attention_post_norm', 'mlp_norm', 'mlp_post_norm', 'final_norm')
 PARAM_AXES |= {f'{norm}/{name}': ('d_model',) for norm in _NORMS for name in ('scale', 'bias')}
+# More layers are scanned over in every case: a step of 30 unrolled ones takes long to compile.
+_UNROLLED_LAYERS = 12
+PREFIX = 'prefix'  # the collection of keys and values that a later text goes on from
 # The scalar head of a reward model or value network shares its name with the unembedding matrix.
 _SCALAR_HEAD = {'kernel': ('d_model',), 'bias': ()}
+
+
+class Segments(NamedTuple):
+    """Segment ids of the queries, and of the keys: the same but behind a prefix."""
+    queries_BL: jax.Array
+    keys_BM: jax.Array
+
+
+@flax.struct.dataclass
+class Prefix:
+    """What P texts leave behind for rows that go on from them, B / P neighbours from each.
+
+    layers: keys and values by layer, as flax collects them. segment_ids_PL: 1 = real, 0 = padding,
+    which stands on the left, so that a window counts real tokens.
+    """
+    layers: Any
+    segment_ids_PL: jax.Array
+
+    def of_rows(self, B):
+        """Segment ids [B, L] and lengths [B] of each row's prefix."""
+        segment_ids_BL = of_rows(self.segment_ids_PL, B)
+        return segment_ids_BL, segment_ids_BL.sum(axis=1, dtype=jnp.int32)
+
+
+def of_rows(x_P, B):
+    """[P, ...] -> [B, ...]: of the text that each row goes on from."""
+    x_B = jnp.repeat(x_P, B // x_P.shape[0], axis=0)
+    return constrain(x_B, 'batch', *(None,) * (x_B.ndim - 1))
 
 
 class Attention(nn.Module):
@@ -57,7 +90,7 @@ class Attention(nn.Module):
     kind: str
 
     @nn.compact
-    def __call__(self, x_BLD, segment_ids_BL, rope, cache, layer):
+    def __call__(self, x_BLD, segments, rope, cache, layer):
         cfg, att = self.cfg, self.cfg.attention
         kv = functools.partial(Linear, (att.num_kv_heads, att.head_dim),
                                ('batch', 'seq', 'kv_heads', 'head_dim'), att.qkv_bias)
@@ -74,14 +107,22 @@ class Attention(nn.Module):
         attend = functools.partial(
             attention, window=att.window if self.kind == 'local' else 0, softcap=att.softcap,
             scale=att.scale or att.head_dim ** -0.5, impl=att.impl, chunk_size=att.chunk_size)
+        if self.has_variable(PREFIX, 'keys_values'):
+            before = (of_rows(x, x_BLD.shape[0]) for x in self.get_variable(PREFIX, 'keys_values'))
+            k_BLKC, v_BLKC = (jnp.concatenate([old, new], axis=1) for old, new in
+                              zip(before, (k_BLKC, v_BLKC), strict=True))
+        else:
+            self.sow(PREFIX, 'keys_values', (k_BLKC, v_BLKC), init_fn=tuple,
+                     reduce_fn=lambda _, new: new)
         if cache is None:
-            out_BLHC = attend(q_BLHC, k_BLKC, v_BLKC, segment_ids_BL, segment_ids_BL)
+            out_BLHC = attend(q_BLHC, k_BLKC, v_BLKC, *segments)
         else:
             cache = cache.write(layer, k_BLKC, v_BLKC)
             if cache.empty:  # prefill: what is in the cache is what was just computed
-                out_BLHC = attend(q_BLHC, k_BLKC, v_BLKC, segment_ids_BL, segment_ids_BL)
+                out_BLHC = attend(q_BLHC, k_BLKC, v_BLKC, *segments)
             else:
-                out_BLHC = attend(q_BLHC, *cache.read(layer), segment_ids_BL, cache.key_segments(),
+                out_BLHC = attend(q_BLHC, *cache.read(layer), segments.queries_BL,
+                                  cache.key_segments(),
                                   q_index_BL=cache.query_index(x_BLD.shape[1]))
         out_BLD = Linear((cfg.d_model,), ('batch', 'seq', 'd_model'), att.out_bias, in_dims=2,
                          gain=(2 * cfg.num_layers) ** -0.5, name='o')(out_BLHC)
@@ -94,11 +135,11 @@ class Block(nn.Module):
     kind: str
 
     @nn.compact
-    def __call__(self, x_BLD, segment_ids_BL, rope, cache, layer):
+    def __call__(self, x_BLD, segments, rope, cache, layer):
         cfg = self.cfg
         norm = functools.partial(Norm, cfg.norm, cfg.norm_eps, cfg.norm_unit_offset)
         branch_BLD, cache = Attention(cfg, self.kind, name='attention')(
-            norm(name='attention_norm')(x_BLD), segment_ids_BL, rope, cache, layer)
+            norm(name='attention_norm')(x_BLD), segments, rope, cache, layer)
         if cfg.post_norm:
             branch_BLD = norm(name='attention_post_norm')(branch_BLD)
         x_BLD = x_BLD + branch_BLD
@@ -116,12 +157,12 @@ class Group(nn.Module):
     scanned: bool
 
     @nn.compact
-    def __call__(self, carry, segment_ids_BL, rope):
+    def __call__(self, carry, segments, rope):
         x_BLD, cache, layer = carry
         block = _remat(Block, self.cfg.remat, self.scanned)
         for i, kind in enumerate(self.kinds):
             x_BLD, cache = block(self.cfg, kind, name=f'layer_{i}')(
-                x_BLD, segment_ids_BL, rope, cache, layer + i)
+                x_BLD, segments, rope, cache, layer + i)
         return (x_BLD, cache, layer + len(self.kinds)), None
 
 
@@ -130,17 +171,17 @@ class Stack(nn.Module):
     cfg: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BLD, segment_ids_BL, rope, cache):
+    def __call__(self, x_BLD, segments, rope, cache):
         cfg, carry = self.cfg, (x_BLD, cache, 0)
         if cfg.num_groups:
             # Nothing is broadcast out of the scan, so there is no constancy to trace for.
-            scan = nn.scan(Group, variable_axes={'params': 0, 'intermediates': 0},
+            scan = nn.scan(Group, variable_axes={'params': 0, 'intermediates': 0, PREFIX: 0},
                            split_rngs={'params': True}, in_axes=nn.broadcast,
                            length=cfg.num_groups, check_constancy_invariants=False)
             layers = scan(cfg, cfg.layer_pattern, True, name='layers')
-            carry, _ = layers(carry, segment_ids_BL, rope)
+            carry, _ = layers(carry, segments, rope)
         if cfg.tail:
-            carry, _ = Group(cfg, cfg.tail, False, name='tail')(carry, segment_ids_BL, rope)
+            carry, _ = Group(cfg, cfg.tail, False, name='tail')(carry, segments, rope)
         x_BLD, cache, _ = carry
         norm = Norm(cfg.norm, cfg.norm_eps, cfg.norm_unit_offset, name='final_norm')
         return norm(x_BLD), cache
@@ -166,7 +207,7 @@ def init(key, cfg):
     B = 1 if mesh.empty else batch_ways(mesh)  # a batch that divides; only its shape matters
     x_BLD = jnp.zeros((B, 2, cfg.d_model), jnp.float32)
     segment_ids_BL = jnp.ones((B, 2), jnp.int32)
-    stack = Stack(cfg).init(stack_key, x_BLD, segment_ids_BL,
+    stack = Stack(cfg).init(stack_key, x_BLD, Segments(segment_ids_BL, segment_ids_BL),
                             rope_tables(cfg, positions(segment_ids_BL)), None)['params']
     params = {'embed': embed} | dict(stack)
     if not cfg.tie_embeddings:
@@ -249,30 +290,66 @@ def embed(params, cfg, tokens_BL, positions_BL):
     return constrain(x_BLD, 'batch', 'seq', 'd_model')
 
 
-def apply_stack(params, cfg, x_BLD, positions_BL, segment_ids_BL, cache=None, capture=False):
+def apply_stack(params, cfg, x_BLD, positions_BL, segment_ids_BL, cache=None, collect='',
+                prefix=None):
     """All layers and the final norm over embedded tokens.
 
-    Returns (hidden_BLD, cache), or with `capture` (hidden_BLD, intermediates): the queries and keys
-    of every layer.
+    Returns (hidden_BLD, cache), or with `collect` (hidden_BLD, what the layers put there):
+    'intermediates', the queries and keys of every layer, or PREFIX.
     """
     stack = {name: params[name] for name in ('layers', 'tail', 'final_norm') if name in params}
-    args = x_BLD, segment_ids_BL, rope_tables(cfg, positions_BL), cache
-    if capture:
-        (hidden_BLD, _), seen = Stack(cfg).apply({'params': stack}, *args, mutable='intermediates')
-        return hidden_BLD, seen['intermediates']
-    return Stack(cfg).apply({'params': stack}, *args)
+    variables, key_segment_ids_BM = {'params': stack}, segment_ids_BL
+    if prefix is not None:
+        variables[PREFIX] = prefix.layers
+        key_segment_ids_BM = jnp.concatenate(
+            [prefix.of_rows(x_BLD.shape[0])[0], segment_ids_BL], axis=1)
+    args = (x_BLD, Segments(segment_ids_BL, key_segment_ids_BM), rope_tables(cfg, positions_BL),
+            cache)
+    if isinstance(stack.get('layers'), tuple):
+        return _apply_unrolled(stack, cfg, *args)
+    if collect:
+        (hidden_BLD, _), seen = Stack(cfg).apply(variables, *args, mutable=collect)
+        return hidden_BLD, seen[collect]
+    return Stack(cfg).apply(variables, *args)
+
+
+def unrolls(cfg):
+    """Whether `unrolled` takes the layers apart: not where that would be long to compile."""
+    return cfg.num_layers <= _UNROLLED_LAYERS
+
+
+def unrolled(params, cfg):
+    """Parameters for many calls in one compiled loop: a tuple of groups of layers in place of the
+    stack, out of which each call would copy every matrix."""
+    if not (unrolls(cfg) and cfg.num_groups):
+        return params
+    groups = tuple(jax.tree.map(lambda x: x[i], params['layers']) for i in range(cfg.num_groups))
+    return params | {'layers': groups}
+
+
+def _apply_unrolled(params, cfg, x_BLD, segments, rope, cache):
+    """As `Stack`, of parameters from `unrolled`."""
+    carry = x_BLD, cache, 0
+    groups = [(group, cfg.layer_pattern) for group in params['layers']]
+    if cfg.tail:
+        groups.append((params['tail'], cfg.tail))
+    for group, kinds in groups:
+        carry, _ = Group(cfg, kinds, True).apply({'params': group}, carry, segments, rope)
+    norm = Norm(cfg.norm, cfg.norm_eps, cfg.norm_unit_offset)
+    return norm.apply({'params': params['final_norm']}, carry[0]), carry[1]
 
 
 def apply_hidden(params, cfg, tokens_BL, *, positions_BL=None, segment_ids_BL=None,
-                 embedding_noise_BLD=None):
+                 embedding_noise_BLD=None, prefix=None):
     """Hidden states after the final norm.
 
     Args:
       tokens_BL: int32.
-      positions_BL: int32; default: counted in each segment, so that left and right padding and
-        packing need nothing more.
+      positions_BL: int32; default: counted in each segment, behind the prefix, so that left and
+        right padding and packing need nothing more.
       segment_ids_BL: int32, 0 = padding; tokens see only their own segment. Default: all ones.
       embedding_noise_BLD: added to the embedded tokens; None = nothing.
+      prefix: a Prefix that tokens of segment 1 see, too; P divides B. None = nothing.
 
     Returns:
       [B, L, D] in the compute dtype.
@@ -281,11 +358,24 @@ def apply_hidden(params, cfg, tokens_BL, *, positions_BL=None, segment_ids_BL=No
         segment_ids_BL = jnp.ones(tokens_BL.shape, jnp.int32)
     if positions_BL is None:
         positions_BL = positions(segment_ids_BL)
+        if prefix is not None:
+            positions_BL += prefix.of_rows(tokens_BL.shape[0])[1][:, None]
     params = compute_params(params, cfg)
     x_BLD = embed(params, cfg, tokens_BL, positions_BL)
     if embedding_noise_BLD is not None:
         x_BLD = x_BLD + embedding_noise_BLD.astype(x_BLD.dtype)
-    return apply_stack(params, cfg, x_BLD, positions_BL, segment_ids_BL)[0]
+    return apply_stack(params, cfg, x_BLD, positions_BL, segment_ids_BL, prefix=prefix)[0]
+
+
+def read_prefix(params, cfg, tokens_PL, segment_ids_PL):
+    """(hidden_PLD, Prefix) of texts padded on the left: read once for all rows that go on from
+    them. Hidden states of the rows, and their gradients, are those of rows that hold the text."""
+    positions_PL = positions(segment_ids_PL)
+    params = compute_params(params, cfg)
+    x_PLD = embed(params, cfg, tokens_PL, positions_PL)
+    hidden_PLD, layers = apply_stack(params, cfg, x_PLD, positions_PL, segment_ids_PL,
+                                     collect=PREFIX)
+    return hidden_PLD, Prefix(layers, segment_ids_PL)
 
 
 def unembed_matrix(params, cfg):

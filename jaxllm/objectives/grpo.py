@@ -46,7 +46,8 @@ def algorithm(settings):
     """See `policy`."""
     return policy.Algorithm(
         lambda rollout, group_size, aux: _examples(settings, rollout, group_size),
-        lambda models: _objective(settings, models), min_group=2)
+        lambda models: _objective(settings, models), min_group=2, needs_logprobs=False,
+        keeps_groups=True)
 
 
 def _examples(settings, rollout, group_size):
@@ -76,8 +77,8 @@ def _objective(settings, models):
         weights_BT, total = token_weights(batch['mask_BT'], settings.reduction)
         logprobs_BT, entropy_BT = policy.policy_logprobs(models, trainable, frozen, batch)
         losses_BT, clipped_BT = policy.clipped_surrogate(
-            logprobs_BT, batch['logprobs_BT'], batch['advantages_BT'], settings.clip_low,
-            settings.clip_high)
+            logprobs_BT, policy.old_logprobs(logprobs_BT, batch), batch['advantages_BT'],
+            settings.clip_low, settings.clip_high)
         terms = {'policy': Term(policy.masked_sum(losses_BT, weights_BT), total)}
         if settings.kl_coef:
             k3_BT = policy.k3(logprobs_BT, batch['ref_logprobs_BT'])

@@ -29,7 +29,8 @@ class Settings:
 def algorithm(settings):
     """See `policy`."""
     return policy.Algorithm(lambda rollout, group_size, aux: _examples(rollout, group_size),
-                            lambda models: _objective(settings, models), min_group=2)
+                            lambda models: _objective(settings, models), min_group=2,
+                            needs_logprobs=False)
 
 
 def _examples(rollout, group_size):

@@ -54,7 +54,7 @@ def algorithm(settings):
             aux['kl_coef'], metrics['rollout/kl'], metrics['examples'], settings)}
     return policy.Algorithm(
         lambda rollout, group_size, aux: _examples(settings, rollout, aux),
-        lambda models: _objective(settings, models), uses_values=True,
+        lambda models: _objective(settings, models), uses_values=True, keeps_groups=True,
         aux={'kl_coef': settings.kl_coef}, update_aux=update)
 
 
@@ -84,8 +84,7 @@ def _objective(settings, models):
         logprobs_BT, entropy_BT = policy.policy_logprobs(models, trainable, frozen, batch)
         losses_BT, clipped_BT = policy.clipped_surrogate(
             logprobs_BT, batch['logprobs_BT'], batch['advantages_BT'], settings.clip, settings.clip)
-        values_BT = policy.completion_values(models.value(trainable, frozen), models.value_model,
-                                             batch)
+        values_BT = policy.policy_values(models, trainable, frozen, batch)
         weight = mask_BT.sum()
         terms = {'policy': Term(policy.masked_sum(losses_BT, mask_BT), weight),
                  'value': Term(policy.masked_sum(

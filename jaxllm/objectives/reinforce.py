@@ -30,7 +30,8 @@ def algorithm(settings):
     """See `policy`."""
     return policy.Algorithm(
         lambda rollout, group_size, aux: _examples(settings, rollout, group_size),
-        lambda models: _objective(settings, models), min_group=2 if settings.group_baseline else 1)
+        lambda models: _objective(settings, models), min_group=2 if settings.group_baseline else 1,
+        keeps_groups=True)
 
 
 def _examples(settings, rollout, group_size):

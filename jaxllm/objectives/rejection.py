@@ -24,7 +24,7 @@ def algorithm(settings):
     """See `policy`."""
     del settings
     return policy.Algorithm(lambda rollout, group_size, aux: _examples(rollout, group_size),
-                            _objective, min_group=2)
+                            _objective, min_group=2, needs_logprobs=False)
 
 
 def _examples(rollout, group_size):

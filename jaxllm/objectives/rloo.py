@@ -31,7 +31,7 @@ def algorithm(settings):
     """See `policy`."""
     return policy.Algorithm(
         lambda rollout, group_size, aux: _examples(settings, rollout, group_size),
-        lambda models: _objective(settings, models), min_group=2)
+        lambda models: _objective(settings, models), min_group=2, keeps_groups=True)
 
 
 def _examples(settings, rollout, group_size):

@@ -25,6 +25,7 @@ class RolloutConfig:
     temperature: float
     batch_size: int         # rows that are sampled at once; 0 = all
     refill: bool            # rows that are done make room for prompts that wait
+    share_prompts: bool     # a prompt is read once for all its completions, where that is possible
     score_batch_size: int   # rows of a forward pass without gradients
     unfinished: str         # of a completion that did not end: 'reward', 'replace', 'subtract'
     unfinished_value: float
@@ -116,23 +117,24 @@ def judged_by_end(config, rewards, finished):
     return rewards
 
 
-def make_forward(models, reference):
-    """forward(trainable, frozen, batch) -> {logprobs_BT, ref_logprobs_BT, entropy_BT[, values_BT]}.
+def make_forward(models, reference, with_policy=True):
+    """forward(trainable, frozen, batch) -> {ref_logprobs_BT[, values_BT]}, and with the policy's own
+    pass {logprobs_BT, entropy_BT}, too.
 
     Args:
       models: objectives.policy.Models. reference: reference(frozen) -> parameters of the model that
         the policy is held to.
     """
     def forward(trainable, frozen, batch):
-        logprobs_BT, entropy_BT = policy.policy_logprobs(models, trainable, frozen, batch)
         ref_logprobs_BT, _ = policy.completion_logprobs(
             reference(frozen), models.model, batch, temperature=models.temperature,
-            chunk_size=models.chunk_size)
-        out = {'logprobs_BT': logprobs_BT, 'ref_logprobs_BT': ref_logprobs_BT,
-               'entropy_BT': entropy_BT}
+            chunk_size=models.chunk_size, group_size=models.group_size)
+        out = {'ref_logprobs_BT': ref_logprobs_BT}
+        if with_policy:
+            out['logprobs_BT'], out['entropy_BT'] = policy.policy_logprobs(models, trainable,
+                                                                           frozen, batch)
         if models.value:
-            out['values_BT'] = policy.completion_values(models.value(trainable, frozen),
-                                                        models.value_model, batch)
+            out['values_BT'] = policy.policy_values(models, trainable, frozen, batch)
         return out
     return forward
 
@@ -144,9 +146,10 @@ class InChunks:
     arrays, the same on every process.
     """
 
-    def __init__(self, fn, rows, mesh):
-        ways = batch_ways(mesh)
-        self.rows, self.mesh = -(-rows // ways) * ways, mesh
+    def __init__(self, fn, rows, mesh, group_size=1):
+        """`rows` is rounded up to whole groups on each device."""
+        least = batch_ways(mesh) * group_size
+        self.rows, self.mesh = -(-rows // least) * least, mesh
         self.fn = jax.jit(fn, out_shardings=replicated(mesh))
 
     def __call__(self, *args, batch):
@@ -171,7 +174,13 @@ def local(x):
 
 
 SUMMARY = ('reward', 'reward_std', 'kl', 'kl_max', 'entropy', 'length', 'finished', 'repetition',
-           'sampler_gap', 'sampler_gap_max', 'equal_groups')
+           'equal_groups')
+_GAPS = 'sampler_gap', 'sampler_gap_max'
+
+
+def summary_names(recompute):
+    """The metrics of `summary`, with or without log-probs of the trainer."""
+    return SUMMARY + _GAPS * recompute
 
 
 def summary(rollout: dict[str, Any], scores, group_size):
@@ -181,22 +190,32 @@ def summary(rollout: dict[str, Any], scores, group_size):
     sampler - of the trainer| per token. repetition: share of a completion's 3-grams that
     stood in it before.
     equal_groups: share of prompts whose completions have all the same reward.
+
+    Where the trainer has not yet computed log-probs (its one step on the rollout will, and tells
+    the gap), those of the sampler stand for them, and the entropy is the mean of -log pi.
     """
-    mask = rollout['mask_BT'] > 0
-    kl_B = np.sum((rollout['logprobs_BT'] - rollout['ref_logprobs_BT']) * mask, axis=1)
-    gap = np.abs(rollout['sampler_logprobs_BT'] - rollout['logprobs_BT'])[mask]
+    mask, log_pi_BT = rollout['mask_BT'] > 0, logprobs(rollout)
+    kl_B = np.sum((log_pi_BT - rollout['ref_logprobs_BT']) * mask, axis=1)
     rewards_PS = rollout['rewards_B'].reshape(-1, group_size)
     values = {
         'reward': rollout['rewards_B'].mean(), 'reward_std': rollout['rewards_B'].std(),
         'kl': kl_B.mean(), 'kl_max': kl_B.max(),
-        'entropy': rollout['entropy_BT'][mask].mean(), 'length': mask.sum(axis=1).mean(),
+        'entropy': rollout.get('entropy_BT', -log_pi_BT)[mask].mean(),
+        'length': mask.sum(axis=1).mean(),
         'finished': rollout['finished_B'].mean(),
         'repetition': np.mean([repetition(row[real]) for row, real in
                                zip(rollout['completions_BT'], mask, strict=True)]),
-        'sampler_gap': gap.mean(), 'sampler_gap_max': gap.max(),
         'equal_groups': np.mean(np.ptp(rewards_PS, axis=1) < 1e-8)}
+    if 'logprobs_BT' in rollout:
+        gap = np.abs(rollout['sampler_logprobs_BT'] - log_pi_BT)[mask]
+        values |= dict(zip(_GAPS, (gap.mean(), gap.max()), strict=True))
     values |= {name: score.mean() for name, score in scores.items()}
     return {name: float(value) for name, value in values.items()}
+
+
+def logprobs(rollout):
+    """[B, T]: log pi at sampling time, the trainer's where it has computed them."""
+    return rollout.get('logprobs_BT', rollout['sampler_logprobs_BT'])
 
 
 def repetition(tokens, n=3):

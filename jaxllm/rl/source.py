@@ -25,12 +25,13 @@ class RolloutSource:
 
     needs_state = True
 
-    def __init__(self, make, *, num_examples, epochs, batch_size, seed, folder, extra=None,
-                 like=None, check=None, process_index=0, process_count=1):
+    def __init__(self, make, *, num_examples, epochs, batch_size, seed, folder, group_size=1,
+                 extra=None, like=None, check=None, process_index=0, process_count=1):
         """
         Args:
           make: make(number, state) -> (examples {name: numpy array by row}, metrics, records).
           num_examples: rows of `examples`, of all processes.
+          group_size: so many neighbours stay together; divides num_examples and batch_size.
           folder: where records are written, a file per rollout.
           extra: extra(step) -> this process's rows of more arrays, such as text for a
             pre-training loss.
@@ -41,7 +42,7 @@ class RolloutSource:
           InputError: see `steps_per_epoch`.
         """
         self._make, self._seed, self._folder, self._extra = make, seed, folder, extra
-        self._check = check
+        self._check, self._group_size = check, group_size
         self._num, self._batch_size, self._like = num_examples, batch_size, like
         self._steps_per_epoch = steps_per_epoch(num_examples, batch_size)
         self.period = epochs * self._steps_per_epoch
@@ -76,9 +77,11 @@ class RolloutSource:
         return batch | (self._extra(int(step)) if self._extra else {})
 
     def order(self, number, epoch):
-        """A fresh permutation of the examples for each pass over a rollout."""
+        """A fresh permutation of the groups of examples for each pass over a rollout."""
         words = np.random.SeedSequence([self._seed, rng.SHUFFLE, number, epoch])
-        return np.random.default_rng(words).permutation(self._num)
+        size = self._group_size
+        groups = np.random.default_rng(words).permutation(self._num // size)
+        return (groups[:, None] * size + np.arange(size)).reshape(-1)
 
     def take_perf(self):
         """What the last rollout cost, once."""

@@ -19,10 +19,11 @@ from jaxllm.data import chat
 from jaxllm.errors import GuardStop, InputError
 from jaxllm.models import lora
 from jaxllm.rl import alarms, rollout
-from jaxllm.rl.source import RolloutSource, history, steps_per_epoch
+from jaxllm.rl.source import RolloutSource, history
 from jaxllm.sharding import ShardingConfig, make_mesh, replicated
 from jaxllm.stages import base as bases
-from jaxllm.stages import corpus, dialogues, lineage, plan, rl_data, rl_eval, rl_models, rl_rewards
+from jaxllm.stages import (corpus, dialogues, lineage, plan, rl_batches, rl_data, rl_eval, rl_models,
+                           rl_rewards)
 from jaxllm.stages.sft import ComputeConfig, computed_model
 from jaxllm.stages.training import Trainer
 from jaxllm.stages.world import check_learned, world_spec
@@ -52,6 +53,7 @@ class Setup:
     alarms: Any
     eval: Any
     mesh: Any
+    batches: Any
     prompt_room: int
     stop_ids: tuple
 
@@ -104,7 +106,8 @@ def prepare(config):
                                   algorithm.uses_values)
     return Setup(parents, model, tokenizer, template, algorithm, settings, networks,
                  rl_rewards.make_scorer(config, tokenizer, template),
-                 rl_rewards.make_judge(config), alarm, evaluation, mesh, data.max_prompt_tokens,
+                 rl_rewards.make_judge(config), alarm, evaluation, mesh,
+                 rl_batches.plan(config, algorithm, settings, room, mesh), data.max_prompt_tokens,
                  chat.stop_ids(template, tokenizer))
 
 
@@ -121,37 +124,19 @@ def _check(config, settings, algorithm):
 
 def make_trainer(config, setup):
     """(Trainer, shapes of the examples of a rollout, examples(arrays, aux) compiled)."""
-    algorithm, models = setup.algorithm, setup.networks.models
-    aux = {name: jnp.float32(x) for name, x in algorithm.aux.items()}
-    examples = lambda arrays, aux: algorithm.examples(arrays, setup.rollout.samples, aux)
-    shapes = jax.eval_shape(examples, _rollout_like(setup), aux)
-    _check_period(config, setup.rollout.epochs * steps_per_epoch(
-        _num_examples(shapes), config.train.batch_size))
+    algorithm = setup.algorithm
+    models = setup.networks.models._replace(group_size=setup.batches.batch_group)
     update, size = algorithm.update_aux, float(config.train.batch_size)
     trainer = Trainer(
         config, setup.model, rl_data.with_columns(algorithm.objective(models), models,
                                                   config.ptx_coef),
-        trainable=setup.networks.trainable, frozen=setup.networks.frozen, aux=aux,
+        trainable=setup.networks.trainable, frozen=setup.networks.frozen,
+        aux={name: jnp.float32(x) for name, x in algorithm.aux.items()},
         update_aux=update and (lambda aux, metrics: update(aux, metrics | {'examples': size})))
+    shapes = rl_batches.example_shapes(algorithm, setup.rollout, setup.row_room,
+                                       recompute=setup.batches.recompute)
+    examples = lambda arrays, aux: algorithm.examples(arrays, setup.rollout.samples, aux)
     return trainer, shapes, jax.jit(examples, out_shardings=replicated(setup.mesh))
-
-
-def _num_examples(shapes):
-    return next(iter(shapes.values())).shape[0]
-
-
-def _rollout_like(setup):
-    """Shapes of a rollout, see `objectives.policy`."""
-    N, L, T = setup.rollout.rows, setup.row_room, setup.rollout.max_new_tokens
-    ints, floats = {'tokens_BL': (N, L), 'lengths_B': (N,), 'starts_B': (N,),
-                    'completions_BT': (N, T)}, {
-        'mask_BT': (N, T), 'sampler_logprobs_BT': (N, T), 'logprobs_BT': (N, T),
-        'ref_logprobs_BT': (N, T), 'entropy_BT': (N, T), 'rewards_B': (N,), 'finished_B': (N,)}
-    if setup.algorithm.uses_values:
-        floats['values_BT'] = (N, T)
-    return {name: jax.ShapeDtypeStruct(shape, kind)
-            for shapes, kind in ((ints, np.int32), (floats, np.float32))
-            for name, shape in shapes.items()}
 
 
 def describe(config):
@@ -191,13 +176,13 @@ def run(config, workdir):
             setup = dataclasses.replace(setup, scorer=dataclasses.replace(
                 scorer, standardise=rl_eval.standardiser(setup, prompts.held_out, frozen,
                                                          config.seed, workdir)))
-        forward = rollout.InChunks(rollout.make_forward(
-            setup.networks.models, setup.networks.reference), setup.rollout.score_batch_size,
-            trainer.mesh)
+        batches = setup.batches
         source = RolloutSource(
-            _maker(config, setup, prompts, frozen, forward, examples),
-            num_examples=_num_examples(shapes), epochs=setup.rollout.epochs,
+            _maker(config, setup, prompts, frozen, _forward(
+                setup, batches.rollout_group, with_policy=batches.recompute), examples),
+            num_examples=batches.num_examples, epochs=setup.rollout.epochs,
             batch_size=config.train.batch_size, seed=config.seed, folder=workdir / 'rollouts',
+            group_size=setup.rollout.samples if batches.batch_group > 1 else 1,
             check=lambda number, metrics: _alarm(
                 setup.alarms, history(workdir / 'rollouts', number), metrics, number),
             extra=extra, like=shapes | _columns(setup), process_index=jax.process_index(),
@@ -205,29 +190,25 @@ def run(config, workdir):
         fingerprint = f'{prompts.fingerprint}/{extra_fingerprint}'
         if writer:
             _record(config, workdir, setup, trainer, prompts, source, fingerprint)
-        evaluate = rl_eval.make_evaluate(setup, prompts.held_out, frozen, forward, config.seed,
-                                         workdir / 'answers')
+        evaluate = rl_eval.make_evaluate(setup, prompts.held_out, frozen, _forward(setup, 1),
+                                         config.seed, workdir / 'answers')
         trainer.fit(workdir, source, Hooks(evaluate, lambda state: []),
                     params=setup.networks.start, frozen=frozen, data_fingerprint=fingerprint,
                     tokens_per_step=config.train.batch_size * setup.row_room,
                     flops_per_token=flops.train_flops_per_token(setup.model, setup.row_room))
 
 
+def _forward(setup, group_size, with_policy=True):
+    models = setup.networks.models._replace(group_size=group_size)
+    return rollout.InChunks(
+        rollout.make_forward(models, setup.networks.reference, with_policy=with_policy),
+        setup.rollout.score_batch_size, setup.mesh, group_size)
+
+
 def _columns(setup):
     """Shapes of what `rollout.summary` adds to each batch."""
-    names = (*rollout.SUMMARY, *setup.scorer.specs)
+    names = (*rollout.summary_names(setup.batches.recompute), *setup.scorer.specs)
     return {f'rollout/{name}': jax.ShapeDtypeStruct((1,), np.float32) for name in names}
-
-
-def _check_period(config, period):
-    """What is saved, evaluated or ended inside a rollout could not be gone on with."""
-    for name in ('num_steps', 'eval_every', 'save_every', 'sample_every'):
-        value = config.train[name]
-        if value % period:
-            raise InputError(
-                f'train.{name}={value}: a rollout is trained on in {period} steps, and only '
-                f'between rollouts a run is evaluated and saved; use a multiple of {period}, e.g. '
-                f'--config.train.{name}={max(1, round(value / period)) * period}')
 
 
 def _maker(config, setup, prompts, frozen, forward, examples):

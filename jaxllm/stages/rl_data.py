@@ -19,6 +19,7 @@ from jaxllm.errors import InputError
 from jaxllm.evals.items import spread
 from jaxllm.objectives.base import LossSums, Term
 from jaxllm.objectives.lm import lm
+from jaxllm.rl import rollout
 from jaxllm.stages import corpus
 
 PTX = 'ptx/'  # of arrays of the pre-training text in a batch
@@ -172,7 +173,7 @@ def records(asked, samples, arrays, scores, group_size):
       asked: prompts, each with `group_size` neighbours of samples. arrays: with log-probs and
         rewards_B. scores: {name: [N]}.
     """
-    kl_B = np.sum((arrays['logprobs_BT'] - arrays['ref_logprobs_BT']) * arrays['mask_BT'], axis=1)
+    kl_B = np.sum((rollout.logprobs(arrays) - arrays['ref_logprobs_BT']) * arrays['mask_BT'], axis=1)
     return [record(
         asked[row // group_size], text, reward=round(float(arrays['rewards_B'][row]), 5),
         scores={name: round(float(score[row]), 5) for name, score in scores.items()},

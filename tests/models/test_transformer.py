@@ -92,6 +92,7 @@ def test_scan_over_the_pattern_is_a_loop_over_layers(num_layers):
     @jax.jit
     def unrolled(params, x_BLD):
         rope, period = transformer.rope_tables(cfg, positions_BL), len(cfg.layer_pattern)
+        segments = transformer.Segments(segment_ids_BL, segment_ids_BL)
         for n in range(num_layers):
             group, i = divmod(n, period)
             if group < num_layers // period:
@@ -99,7 +100,7 @@ def test_scan_over_the_pattern_is_a_loop_over_layers(num_layers):
             else:
                 weights = params['tail'][f'layer_{i}']
             x_BLD, _ = transformer.Block(cfg, cfg.layer_pattern[i]).apply(
-                {'params': weights}, x_BLD, segment_ids_BL, rope, None, n)
+                {'params': weights}, x_BLD, segments, rope, None, n)
         norm = transformer.Norm(cfg.norm, cfg.norm_eps, cfg.norm_unit_offset)
         return norm.apply({'params': params['final_norm']}, x_BLD)
 

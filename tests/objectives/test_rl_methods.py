@@ -54,7 +54,7 @@ def make_rollout(trainable, room=T, pad=0):
         out['tokens_BL'][row, :len(ids)] = ids
         out['completions_BT'][row, :counts[row]] = ids[prompts[row]:]
     logprobs_BT, _ = policy.policy_logprobs(MODELS, trainable, {}, out)
-    values_BT = policy.completion_values(trainable['value'], CFG, out)
+    values_BT = policy.policy_values(MODELS, trainable, {}, out)
     return out | {'logprobs_BT': logprobs_BT, 'ref_logprobs_BT': logprobs_BT,
                   'values_BT': values_BT}
 

@@ -36,7 +36,7 @@ def params():
 def settings(**values):
     return rollout.RolloutConfig(**dict(dict(
         prompts=PROMPTS, samples=SAMPLES, epochs=1, max_new_tokens=NEW, temperature=0.7,
-        batch_size=0, refill=False, score_batch_size=4, unfinished='replace',
+        batch_size=0, refill=False, share_prompts=True, score_batch_size=4, unfinished='replace',
         unfinished_value=-2.0, standardise=False), **values))
 
 

@@ -79,7 +79,7 @@ def test_what_did_not_end():
     rewards, finished = np.array([1.0, 2.0], np.float32), np.array([1.0, 0.0], np.float32)
     make = lambda **x: rollout.RolloutConfig(**dict(dict(
         prompts=1, samples=2, epochs=1, max_new_tokens=4, temperature=1.0, batch_size=0,
-        refill=False, score_batch_size=4, unfinished='reward', unfinished_value=-1.5,
+        refill=False, share_prompts=True, score_batch_size=4, unfinished='reward', unfinished_value=-1.5,
         standardise=False), **x))
     for how, want in (('reward', [1, 2]), ('replace', [1, -1.5]), ('subtract', [1, 3.5])):
         found = rollout.judged_by_end(make(unfinished=how), rewards, finished)
