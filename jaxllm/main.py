@@ -6,6 +6,7 @@ import os
 import select
 import sys
 
+from jaxllm import huge_pages
 from jaxllm.errors import GuardStop, InputError, RunError
 
 _FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
@@ -306,5 +307,11 @@ def main(argv=None):
     return 0
 
 
+def console():
+    """The command `jaxllm`."""
+    huge_pages.restart()
+    return main()
+
+
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(console())

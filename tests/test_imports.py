@@ -11,7 +11,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / 'jaxllm'
 ORDER = ('errors', 'rng', 'config', 'sweep', 'sharding', 'world', 'data', 'models', 'objectives',
-         'train', 'decode', 'rag', 'rl', 'feedback', 'evals', 'report', 'stages', 'main')
+         'train', 'decode', 'rag', 'rl', 'feedback', 'evals', 'report', 'stages',
+         'huge_pages', 'main')
 FILES = sorted(PACKAGE.rglob('*.py'))
 # Who may see a ConfigDict; everything else takes plain values.
 WITH_CONFIGS = ('config', 'stages', 'main')

@@ -141,8 +141,8 @@ def jaxllm_grpo(size, what):
                               {'policy': jax.tree.map(jnp.copy, params)})
     settings = rollout.RolloutConfig(
         prompts=PROMPTS, samples=SAMPLES, epochs=1, max_new_tokens=NEW, temperature=1.0,
-        batch_size=0, refill=True, share_prompts=True, score_batch_size=PROMPTS * SAMPLES, unfinished='reward',
-        unfinished_value=0.0, standardise=False)
+        batch_size=0, refill=True, share_prompts=True, score_batch_size=PROMPTS * SAMPLES,
+        unfinished='reward', unfinished_value=0.0, standardise=False)
     forward = rollout.InChunks(
         rollout.make_forward(models, lambda frozen: frozen['ref'], with_policy=False),
         settings.score_batch_size, jax.sharding.get_mesh(), SAMPLES)

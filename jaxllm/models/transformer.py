@@ -323,8 +323,8 @@ def unrolled(params, cfg):
     stack, out of which each call would copy every matrix."""
     if not (unrolls(cfg) and cfg.num_groups):
         return params
-    groups = tuple(jax.tree.map(lambda x: x[i], params['layers']) for i in range(cfg.num_groups))
-    return params | {'layers': groups}
+    group = lambda i: jax.tree.map(lambda x: x[i], params['layers'])
+    return params | {'layers': tuple(map(group, range(cfg.num_groups)))}
 
 
 def _apply_unrolled(params, cfg, x_BLD, segments, rope, cache):

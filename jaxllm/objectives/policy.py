@@ -14,8 +14,8 @@ Of a rollout (N rows, `group_size` neighbours answer one prompt):
     starts_B           index of the prompt's last token, from which completion token 0 is predicted
     completions_BT     the completion's tokens; mask_BT 1.0 where there is one
     sampler_logprobs_BT  log pi at the temperature, as the sampler computed it
-    logprobs_BT        the same by the trainer's forward pass; absent where the rollout is trained on
-                       in one step and the method can do without (`needs_logprobs`)
+    logprobs_BT        the same by the trainer's forward pass; absent where a rollout is one step
+                       and the method can do without (`needs_logprobs`)
     ref_logprobs_BT    the same of the reference
     values_BT          of the value network, where the algorithm uses one
     rewards_B          combined score of a row; finished_B 1.0 where it ended by itself
@@ -41,8 +41,8 @@ class Algorithm:
     objective: objective(models) -> an objective of `base`, on batches of such examples.
     uses_values: a value network is trained beside the policy.
     min_group: the fewest completions of a prompt that it can work with.
-    needs_logprobs: its examples depend on log-probs at sampling time. Otherwise they are not computed
-      for a rollout of one step: the step's own are the same.
+    needs_logprobs: its examples depend on log-probs at sampling time. Otherwise they are not
+      computed for a rollout of one step: the step's own are the same.
     keeps_groups: its examples are the rows of the rollout, in their order: a prompt can then be
       read once for all its completions.
     aux: what it adapts, saved with the state, {name: float}.

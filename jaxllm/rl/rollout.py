@@ -118,8 +118,8 @@ def judged_by_end(config, rewards, finished):
 
 
 def make_forward(models, reference, with_policy=True):
-    """forward(trainable, frozen, batch) -> {ref_logprobs_BT[, values_BT]}, and with the policy's own
-    pass {logprobs_BT, entropy_BT}, too.
+    """forward(trainable, frozen, batch) -> {ref_logprobs_BT[, values_BT]}, and with the policy's
+    own pass {logprobs_BT, entropy_BT}, too.
 
     Args:
       models: objectives.policy.Models. reference: reference(frozen) -> parameters of the model that

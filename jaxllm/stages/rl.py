@@ -22,8 +22,8 @@ from jaxllm.rl import alarms, rollout
 from jaxllm.rl.source import RolloutSource, history
 from jaxllm.sharding import ShardingConfig, make_mesh, replicated
 from jaxllm.stages import base as bases
-from jaxllm.stages import (corpus, dialogues, lineage, plan, rl_batches, rl_data, rl_eval, rl_models,
-                           rl_rewards)
+from jaxllm.stages import (corpus, dialogues, lineage, plan, rl_batches, rl_data, rl_eval,
+                           rl_models, rl_rewards)
 from jaxllm.stages.sft import ComputeConfig, computed_model
 from jaxllm.stages.training import Trainer
 from jaxllm.stages.world import check_learned, world_spec
@@ -258,4 +258,6 @@ def _record(config, workdir, setup, trainer, prompts, source, fingerprint):
                           num_trained=trainer.num_params, roles=roles, **world)
     say(f'{trainer.num_params:,} parameters are trained on '
         f'{sum(row["prompts"] for row in prompts.rows):,} prompts, {len(prompts.held_out)} held '
-        f'out; {setup.rollout.rows} completions per rollout, {source.period} steps on each')
+        f'out; {setup.rollout.rows} completions per rollout, {source.period} steps on each; '
+        + ('each prompt is read once for its completions' if setup.batches.batch_group > 1
+           else 'each completion is read with its prompt'))

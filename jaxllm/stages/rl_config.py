@@ -42,8 +42,8 @@ def rl_config(algorithm, objective):
         replay_seq_len=128))
     config.rollout = ml_collections.ConfigDict(dict(
         prompts=64, samples=4, epochs=1, max_new_tokens=48, temperature=1.0, batch_size=0,
-        refill=True, share_prompts=True, score_batch_size=128, unfinished='replace', unfinished_value=-2.0,
-        standardise=False))
+        refill=True, share_prompts=True, score_batch_size=128, unfinished='replace',
+        unfinished_value=-2.0, standardise=False))
     config.ptx_coef = 0.0  # of the pre-training loss on data.replay beside the RL loss
     config.alarms = ml_collections.ConfigDict(dict(
         kl_max=50.0, length_factor=3.0, repetition_max=0.5, entropy_share_min=0.05,

@@ -173,7 +173,8 @@ def records(asked, samples, arrays, scores, group_size):
       asked: prompts, each with `group_size` neighbours of samples. arrays: with log-probs and
         rewards_B. scores: {name: [N]}.
     """
-    kl_B = np.sum((rollout.logprobs(arrays) - arrays['ref_logprobs_BT']) * arrays['mask_BT'], axis=1)
+    log_ratio_BT = rollout.logprobs(arrays) - arrays['ref_logprobs_BT']
+    kl_B = np.sum(log_ratio_BT * arrays['mask_BT'], axis=1)
     return [record(
         asked[row // group_size], text, reward=round(float(arrays['rewards_B'][row]), 5),
         scores={name: round(float(score[row]), 5) for name, score in scores.items()},

@@ -21,6 +21,7 @@ V = 46
 NEW = 40
 PROMPTS = [[5, 9, 3], [7] * 5 + [11, 2, 40, 1, 1, 30, 8], [45]]
 SAMPLED = decode.SamplingConfig(max_new_tokens=NEW, temperature=1.4)
+SEED = 7  # row 0 holds what the test of stop strings looks for
 
 Model = collections.namedtuple('Model', 'cfg params mesh')
 
@@ -217,6 +218,62 @@ def test_frequencies_follow_the_distribution():
         assert (np.abs(share_V - expected_V) <= 4 * error_V).all()
 
 
+@pytest.mark.parametrize('size', [1, 2, 7, 64, 333, 49152])
+def test_a_token_is_drawn_by_its_probability_and_never_without_one(size):
+    """The running sums of blocks against numpy's in float64, for random numbers of all sizes."""
+    rng = np.random.default_rng(size)
+    probs_V = np.where(rng.random(size) < 0.3, 0, rng.exponential(size=size) ** 3)
+    probs_V[rng.integers(size)] = 1.0
+    probs_V = (probs_V / probs_V.sum()).astype(np.float32)
+    B = 300
+    keys_B = jax.random.split(jax.random.key(1), B)
+    tokens_B = np.asarray(jax.jit(sampling.draw)(jnp.tile(probs_V[None], (B, 1)), keys_B))
+    uniform_B = np.asarray(jax.vmap(jax.random.uniform)(keys_B), np.float64)
+    running_V = np.cumsum(probs_V.astype(np.float64)) / probs_V.astype(np.float64).sum()
+    below_B = np.where(tokens_B > 0, running_V[tokens_B - 1], 0)
+    assert (probs_V[tokens_B] > 0).all()
+    # Rounding may move a draw to the neighbour of the right token, and no further.
+    assert (below_B <= uniform_B + 1e-5).all() and (uniform_B <= running_V[tokens_B] + 1e-5).all()
+
+
+def test_where_rounding_leaves_no_token_the_last_one_with_a_weight_is_meant():
+    index_B, rest_B1 = sampling._first_beyond(jnp.array([[0.25, 0.5, 0.0], [0.0, 0.5, 0.5]]),
+                                              jnp.array([[0.75], [0.0]]))
+    assert index_B.tolist() == [1, 1] and rest_B1[:, 0].tolist() == [0.5, 0.0]
+
+
+@pytest.mark.parametrize('refill', [False, True])
+def test_neighbours_with_one_prompt_are_fed_once_and_written_as_alone(one, refill):
+    rows = [prompt for prompt in PROMPTS for _ in range(4)]
+    config = decode.SamplingConfig(max_new_tokens=6, temperature=1.0)
+    fed = []
+    plain = loop.start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, 'start', lambda params, tokens, lengths, real, *args, **more: (
+            fed.append((len(tokens), len(real))), plain(params, tokens, lengths, real, *args,
+                                                        **more))[1])
+        together = generate(one, rows, config, seed=SEED, refill=refill)
+    assert fed == [(3, 12)]
+    for i, prompt in enumerate(rows):
+        alone = generate(one, [prompt], config, seed=SEED, row_ids=[i])
+        assert together.tokens[i] == alone.tokens[0]
+        np.testing.assert_allclose(together.logprobs[i], alone.logprobs[0], atol=2e-5)
+
+
+def test_layers_taken_apart_write_what_the_scan_writes(one):
+    config = decode.SamplingConfig(max_new_tokens=9, temperature=1.0)
+    assert transformer.unrolls(one.cfg)
+    apart = generate(one, PROMPTS, config, seed=SEED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformer, '_UNROLLED_LAYERS', 0)
+        jax.clear_caches()
+        scanned = generate(one, PROMPTS, config, seed=SEED)
+    jax.clear_caches()
+    assert apart.tokens == scanned.tokens
+    for a, b in zip(apart.logprobs, scanned.logprobs, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
 class Words:
     """A tokenizer whose tokens are pieces of words; two of them halves of one character."""
     bos_id = 6
@@ -228,9 +285,6 @@ class Words:
 
     def text(self, ids):
         return b''.join(map(self.token_bytes, ids)).decode(errors='replace')
-
-
-SEED = 7
 
 
 @pytest.fixture(scope='module')

@@ -37,6 +37,13 @@ def test_every_example_comes_once_an_epoch_in_another_order(tmp_path):
     np.testing.assert_array_equal(batches[7]['rollout/reward'], np.full(4, 1.5, np.float32))
 
 
+def test_groups_stay_together(tmp_path):
+    source = make_source(tmp_path, [], group_size=2)
+    rows = np.concatenate([source(step, None)['row'] for step in range(3)]).reshape(6, 2)
+    assert sorted(rows[:, 0]) == [0, 2, 4, 6, 8, 10] != list(rows[:, 0])
+    np.testing.assert_array_equal(rows[:, 1], rows[:, 0] + 1)
+
+
 def test_processes_hold_parts_of_one_batch(tmp_path):
     whole = make_source(tmp_path, [])(0, None)['row']
     parts = [make_source(tmp_path, [], process_index=p, process_count=2)(0, None)['row']
@@ -79,8 +86,8 @@ def test_what_did_not_end():
     rewards, finished = np.array([1.0, 2.0], np.float32), np.array([1.0, 0.0], np.float32)
     make = lambda **x: rollout.RolloutConfig(**dict(dict(
         prompts=1, samples=2, epochs=1, max_new_tokens=4, temperature=1.0, batch_size=0,
-        refill=False, share_prompts=True, score_batch_size=4, unfinished='reward', unfinished_value=-1.5,
-        standardise=False), **x))
+        refill=False, share_prompts=True, score_batch_size=4, unfinished='reward',
+        unfinished_value=-1.5, standardise=False), **x))
     for how, want in (('reward', [1, 2]), ('replace', [1, -1.5]), ('subtract', [1, 3.5])):
         found = rollout.judged_by_end(make(unfinished=how), rewards, finished)
         np.testing.assert_array_equal(found, np.array(want, np.float32))

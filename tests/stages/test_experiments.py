@@ -15,8 +15,9 @@ from jaxllm.sharding import PRESETS
 # Files that only hold functions for others have no get_config.
 EXPERIMENTS = sorted(path for path in (runs.ROOT / 'experiments').rglob('*.py')
                      if 'def get_config(' in path.read_text(encoding='utf-8'))
-# A notebook runs the lifecycle, in tests/test_colabs.py, and with it what these do, too.
-NOTEBOOK, LONG = 'lifecycle', ('ppo', 'compare', 'feedback')
+# A notebook runs the lifecycle, in tests/test_colabs.py, and with it what these do, too; finetune
+# has a test of its own.
+NOTEBOOK, LONG = 'lifecycle', ('ppo', 'compare', 'feedback', 'reward', 'finetune')
 SHORT = dict(train__num_steps=4, train__log_every=1, train__save_every=2, train__eval_every=2,
              train__sample_every=0, sample__prompts='()')
 

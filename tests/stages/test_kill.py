@@ -35,11 +35,13 @@ def _is_saving(workdir):
     return folder.exists() and any('tmp' in path.name for path in folder.iterdir())
 
 
-def test_twelve_kills_leave_no_trace(tmp_path, text, whole):
+@pytest.mark.parametrize('saves, steps', [
+    (3, 1), pytest.param(5, 3, marks=pytest.mark.long)], ids=['eight', 'twelve'])
+def test_kills_leave_no_trace(saves, steps, tmp_path, text, whole):
     rng = random.Random(0)
     workdir = tmp_path / 'run'
     command = runs.argv(workdir, text, **SETTINGS)
-    later = ['start'] + ['save'] * 5 + ['step'] * 3
+    later = ['start'] + ['save'] * saves + ['step'] * steps
     rng.shuffle(later)
     moments = ['config.json', 'tokenizer', 'data/stores', *later]
     torn = 0
@@ -75,7 +77,8 @@ def test_twelve_kills_leave_no_trace(tmp_path, text, whole):
     assert not _is_saving(workdir)
 
 
-@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('signum', [
+    signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_signal_saves_before_the_run_stops(tmp_path, text, whole, signum):
     workdir = tmp_path / 'run'
     command = runs.argv(workdir, text, **SETTINGS)

@@ -86,7 +86,7 @@ def _wait_for_step(workdir, step, process, timeout_s=200):
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize('signalled', [0, 1])
+@pytest.mark.parametrize('signalled', [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_signal_to_one_process_saves_on_both(tmp_path, text, signalled):
     workdir = tmp_path / 'run'
     # JAX looks for the signal once a second and then agrees on a step, hence a long run.
