@@ -89,7 +89,7 @@ def jaxllm_model(size):
 
     from jaxllm.models import families, transformer
     from jaxllm.models.config import model_config
-    from jaxllm.sharding import make_mesh
+    from jaxllm.sharding import ShardingConfig, make_mesh, replicated
 
     d_model, num_layers, d_ff, num_heads, num_kv_heads, head_dim, vocab_size = SIZES[size]
     settings = families.base('tiny') | dict(d_model=d_model, num_layers=num_layers, d_ff=d_ff,
@@ -97,14 +97,17 @@ def jaxllm_model(size):
     settings['attention'] |= dict(num_heads=num_heads, num_kv_heads=num_kv_heads,
                                   head_dim=head_dim)
     model = model_config(settings)
-    jax.set_mesh(make_mesh())
-    return model, jax.jit(lambda: transformer.init(jax.random.key(0), model))()
+    mesh = make_mesh(ShardingConfig(preset='dp'))
+    jax.set_mesh(mesh)
+    return model, jax.jit(lambda: transformer.init(jax.random.key(0), model),
+                          out_shardings=replicated(mesh))()
 
 
 def jaxllm_step(objective, trainable):
     """(step compiled, its first state)."""
     import jax
 
+    from jaxllm.sharding import batch_shardings
     from jaxllm.train import optim
     from jaxllm.train.state import create
     from jaxllm.train.step import GuardConfig, guard_state, make_train_step
@@ -118,7 +121,9 @@ def jaxllm_step(objective, trainable):
     state = create(trainable, optimizer, ema=False, aux={'guard': guard_state(guard)})
     step = make_train_step(objective, optimizer, optim.schedule(config, 10**6), seed=0,
                            clip_norm=1.0, guard=guard)
-    return jax.jit(step, donate_argnums=0), state
+    compiled, mesh = jax.jit(step, donate_argnums=0), jax.sharding.get_mesh()
+    place = lambda batch: jax.device_put(batch, batch_shardings(batch, mesh))
+    return lambda state, frozen, batch: compiled(state, frozen, place(batch)), state
 
 
 def jaxllm_grpo(size, what):
