@@ -156,6 +156,21 @@ def test_decoding_with_a_cache(inputs, segments, impl, window):
     assert_close(got, full[rows, index])
 
 
+@pytest.mark.parametrize('impl', ['xla', 'chunked', 'splash'])
+def test_queries_of_the_last_tokens_alone(inputs, segments, oracle, impl):
+    """As all queries, of which the first are not asked for: rows that go on from a prefix."""
+    q, k, v, dout = inputs
+    options, (out, _), first = *oracle, 23
+
+    def run(q, k, v):
+        return attention(q, k, v, segments[:, first:], segments, impl=impl, **options)
+    got, vjp = jax.vjp(jax.jit(run), q[:, first:], k, v)
+    assert_close(got, out[:, first:])
+    whole = lambda q, k, v: attention(q, k, v, segments, segments, impl='xla', **options)[:, first:]
+    want = jax.vjp(whole, q, k, v)[1](dout[:, first:])
+    assert_close(vjp(dout[:, first:]), (want[0][:, first:], *want[1:]))
+
+
 def sharded(impl, h, k, l=32, c=16):
     """Output and gradients compiled for 8 devices, batch and heads split, and their arguments."""
     b, mesh = 4, make_mesh(ShardingConfig('dp_fsdp_tp'))

@@ -8,6 +8,7 @@ import toy_models
 
 from jaxllm.models import transformer
 from jaxllm.objectives import grpo, policy, ppo
+from jaxllm.sharding import ShardingConfig, batch_shardings, make_mesh, shardings
 from jaxllm.train.step import loss_and_grads
 
 pytestmark = pytest.mark.usefixtures('mesh')
@@ -141,3 +142,18 @@ def test_a_prefix_is_left_padded_and_rows_count_on_from_it():
     np.testing.assert_allclose(hidden_PLD[0, 3:], whole_BLD[0, :7], atol=1e-5)
     rest_BLD = transformer.apply_hidden(params, cfg, tokens_BL[:, 7:], prefix=prefix)
     np.testing.assert_allclose(rest_BLD, whole_BLD[:, 7:], atol=1e-5)
+
+
+@pytest.mark.parametrize('preset, count', [('dp', 3), ('tp', 2)])
+def test_devices_share_prompts_as_one_does(preset, count):
+    cfg = toy_models.config('gemma2', vocab_size=42, **MODELS['gemma2'])  # 42 divides over 2
+    params, batch = jax.tree.map(jnp.asarray, toy_models.params(cfg)), make_rollout(cfg)
+    run = jax.jit(lambda params, batch: jnp.where(batch['mask_BT'] > 0, policy.completion_logprobs(
+        params, cfg, batch, temperature=0.8, group_size=SAMPLES)[0], 0))
+    want_BT = run(params, batch)
+    mesh = make_mesh(ShardingConfig(preset=preset), jax.devices()[:count])
+    with jax.set_mesh(mesh):
+        found_BT = run(jax.device_put(params, shardings(transformer.param_axes(params), params,
+                                                        mesh)),
+                       jax.device_put(batch, batch_shardings(batch, mesh)))
+    np.testing.assert_allclose(found_BT, want_BT, atol=2e-5)
