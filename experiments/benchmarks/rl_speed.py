@@ -35,6 +35,8 @@ import sys
 import tempfile
 import time
 
+from jaxllm import huge_pages
+
 WHAT = ('grpo', 'grpo-stops', 'dpo', 'dpo-online')
 # d_model, num_layers, d_ff, heads, kv heads, head_dim, vocabulary.
 SIZES = {'tiny': (192, 6, 512, 3, 3, 64, 4096), '135m': (576, 30, 1536, 9, 3, 64, 49152)}
@@ -323,6 +325,7 @@ def work(side, size, what):
     if side == 'theirs':
         trl_train(size, what)
         return
+    huge_pages.restart()  # as the commands do; TRL gains nothing by it
     run = jaxllm_grpo(size, what) if what.startswith('grpo') else jaxllm_dpo(size)
     for _ in range(WARM_UP):
         run()
