@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxllm.decode import loop
 from jaxllm.decode.text import TextTail
+from jaxllm.models import transformer
 from jaxllm.sharding import batch_shardings, batch_ways, replicated
 
 CHUNK = 16  # steps between two looks at stop strings
@@ -59,6 +60,9 @@ class Runner:
                                request.vocab_size)
         self.size = self.padded(len(prompts))
         self._rows = self._on_devices(prompts, row_ids, self.size, self._length(longest))
+        # Of models whose layers are scanned, a copy would not be small, and saves a cast only.
+        self._params = (loop.for_run(request.params, cfg) if transformer.unrolls(cfg)
+                        else request.params)
         self._state = None
 
     def padded(self, count):
@@ -103,7 +107,7 @@ class Runner:
             rows, self._rows = self._rows, None
             self._state = self._start(rows, self._plan)
         if limit > 1:
-            self._state = loop.run(self._request.params, self._state, np.int32(limit),
+            self._state = loop.run(self._params, self._state, np.int32(limit),
                                    np.int32(free or self.size), *self._args, plan=self._plan)
 
     def finish(self, rows):

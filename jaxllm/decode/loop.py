@@ -85,10 +85,20 @@ def start(params, tokens_PL, lengths_P, real_B, keys_B, stop_ids_S, numbers, *, 
     return _write(params, hidden_BD, state, stop_ids_S, numbers, plan)
 
 
+@functools.partial(jax.jit, static_argnames='cfg')
+def for_run(params, cfg):
+    """The parameters as `run` takes them: made once for all its calls."""
+    return transformer.unrolled(transformer.compute_params(params, cfg), cfg)
+
+
 @functools.partial(jax.jit, static_argnames='plan', donate_argnames='state')
 def run(params, state, limit, free, stop_ids_S, numbers, *, plan):
-    """Writes tokens until there were `limit` steps or `free` of the rows are done: (state)."""
-    params = transformer.unrolled(transformer.compute_params(params, plan.cfg), plan.cfg)
+    """Writes tokens until there were `limit` steps or `free` of the rows are done: (state).
+
+    Args:
+      params: from `for_run`; of a model whose layers are not unrolled, also as they are.
+    """
+    params = transformer.compute_params(params, plan.cfg)
 
     def body(state):
         hidden_BD, cache = caches.step(params, plan.cfg, state.tokens_B, state.cache)
