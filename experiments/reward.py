@@ -21,7 +21,7 @@ are ordered rightly): helpful 0.61 [0.58, 0.64] on world seed 0, where the rater
 like and not which one is true. Safe, 1.5 minutes: 0.53 [0.50, 0.57], 0.50 [0.47, 0.54], 0.55 [0.52,
 0.59] (seeds 0, 1, 2), most of which are a coin to the rater, too (0.60). Own answers, 2 minutes:
 0.55 [0.52, 0.58], 0.53 [0.51, 0.56], 0.51 [0.49, 0.54]. Chitchat, 8 minutes: 0.49 [0.45, 0.54], a
-coin: 378 comparisons of English are learned by heart by a model that has read none
+coin, and from SmolLM2-135M 0.50 [0.45, 0.56]: these ratings are hardly in the text
 (BUILD_NOTES.md).
 """
 

@@ -8,21 +8,23 @@ completions each, of 64 tokens, rewarded by a Python function for their length a
 reference and KL; one step with clipping and AdamW on all weights. In `grpo-stops` one token in 32
 ends a completion. `dpo` is a step on 8 pairs, prompts of 32 tokens and answers of 17 to 64, on
 reference log-probs that both sides know beforehand; in `dpo-online` TRL computes them anew in each
-step, as it does unless told otherwise. Ours scores completions in a process of its own and computes
-the policy's log-probs once more before the step, TRL does neither.
+step, as it does unless told otherwise. Ours scores completions in a process of its own, TRL in its
+own; neither computes the policy's log-probs before the step.
 
 Each side is a process of its own that takes turns with the other, round by round, after two rounds
 that do not count; figures are medians over rounds, and the ratio is taken round by round.
 
-Measured on two CPU cores, not quite idle (jax 0.10.2, torch 2.13.0, transformers 5.24, trl 1.16;
-5 rounds; seconds of ours, of TRL, ratio), the target being 3 for GRPO and 1 for DPO:
+Measured on two idle CPU cores (jax 0.10.2, torch 2.13.0, transformers 5.24, trl 1.16; 9 rounds;
+seconds of ours, of TRL, ratio), the target being 3 for GRPO and 1 for DPO:
 
-    grpo          1.52   1.98  1.33    rollout 0.46 to 0.82, score 0.36 to 0.24, update 0.71 to 0.93
-    grpo-stops    1.73   2.49  1.40    rollout 0.39 to 1.08, score 0.43 to 0.27, update 0.89 to 1.09
-    dpo           0.41   0.41  1.01
-    dpo-online    0.33   0.54  1.62
+    grpo          1.22   2.40  1.97    rollout 0.47 to 1.03, score 0.13 to 0.26, update 0.61 to 1.11
+    grpo-stops    1.02   2.39  2.25    rollout 0.31 to 0.99, score 0.13 to 0.26, update 0.58 to 1.11
+    dpo           0.32   0.39  1.23
+    dpo-online    0.36   0.58  1.49
 
-GRPO misses its target: the update, matrix products on both sides, is half of TRL's iteration.
+GRPO misses its target. An iteration of ours is about 77 GFLOP (update 47, reference 15, sampling
+15), which the cores' best matrix products (150 GFLOP/s) would take 0.51 s for, and 3 times TRL is
+0.80: XLA's products of 32 rows run at a third of that speed, those of the update at two thirds.
 """
 
 import argparse
