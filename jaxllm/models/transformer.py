@@ -78,10 +78,10 @@ class Prefix:
         return segment_ids_BL, segment_ids_BL.sum(axis=1, dtype=jnp.int32)
 
 
-def of_rows(x_P, B):
-    """[P, ...] -> [B, ...]: of the text that each row goes on from."""
+def of_rows(x_P, B, *axes):
+    """[P, ...] -> [B, ...]: of the text that each row goes on from. axes: the others' names."""
     x_B = jnp.repeat(x_P, B // x_P.shape[0], axis=0)
-    return constrain(x_B, 'batch', *(None,) * (x_B.ndim - 1))
+    return constrain(x_B, 'batch', *(axes or (None,) * (x_B.ndim - 1)))
 
 
 class Attention(nn.Module):
@@ -108,7 +108,8 @@ class Attention(nn.Module):
             attention, window=att.window if self.kind == 'local' else 0, softcap=att.softcap,
             scale=att.scale or att.head_dim ** -0.5, impl=att.impl, chunk_size=att.chunk_size)
         if self.has_variable(PREFIX, 'keys_values'):
-            before = (of_rows(x, x_BLD.shape[0]) for x in self.get_variable(PREFIX, 'keys_values'))
+            before = (of_rows(x, x_BLD.shape[0], 'seq', 'kv_heads', 'head_dim')
+                      for x in self.get_variable(PREFIX, 'keys_values'))
             k_BLKC, v_BLKC = (jnp.concatenate([old, new], axis=1) for old, new in
                               zip(before, (k_BLKC, v_BLKC), strict=True))
         else:
