@@ -195,7 +195,8 @@ def run(config, workdir):
         trainer.fit(workdir, source, Hooks(evaluate, lambda state: []),
                     params=setup.networks.start, frozen=frozen, data_fingerprint=fingerprint,
                     tokens_per_step=config.train.batch_size * setup.row_room,
-                    flops_per_token=flops.train_flops_per_token(setup.model, setup.row_room))
+                    flops_per_token=flops.train_flops_per_token(setup.model, setup.row_room)
+                    * batches.computed_share(setup.row_room, setup.rollout.max_new_tokens))
 
 
 def _forward(setup, group_size, with_policy=True):

@@ -25,6 +25,14 @@ class Batches:
     batch_group: int
     recompute: bool
 
+    def computed_share(self, room, new):
+        """Of the tokens that a batch's rows hold, those that a step computes: prompts once.
+
+        Args:
+          room: tokens of a prompt and its completion. new: of the completion.
+        """
+        return ((room - new) / self.batch_group + new) / room
+
 
 def plan(config, algorithm, rollout, room, mesh):
     """The Batches of a config.

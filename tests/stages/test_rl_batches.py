@@ -46,6 +46,11 @@ def test_what_is_shared_and_left_out(options, want):
     assert dataclasses.astuple(plan(**options)) == want
 
 
+def test_the_prompts_of_a_step_are_counted_once():
+    shared, apart = plan().computed_share(16, 6), plan(share_prompts=False).computed_share(16, 6)
+    assert shared == (10 + 4 * 6) / (4 * 16) and apart == 1
+
+
 @pytest.mark.parametrize('recompute', [False, True])
 def test_the_examples_of_a_rollout_have_the_log_probs_there_are(recompute):
     method = grpo.algorithm(grpo.Settings(**OBJECTIVES['grpo']))
