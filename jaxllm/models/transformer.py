@@ -9,6 +9,7 @@ memory do not grow with depth. A pattern of several kinds (local, global) is sca
 layers left over by the pattern stand in `tail`.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -330,7 +331,7 @@ def unrolled(params, cfg):
 
 def _apply_unrolled(params, cfg, x_BLD, segments, rope, cache):
     """As `Stack`, of parameters from `unrolled`."""
-    carry = x_BLD, cache, 0
+    carry, cfg = (x_BLD, cache, 0), dataclasses.replace(cfg, remat='none')  # nothing goes back
     groups = [(group, cfg.layer_pattern) for group in params['layers']]
     if cfg.tail:
         groups.append((params['tail'], cfg.tail))
