@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxllm.decode import loop
 from jaxllm.decode.text import TextTail
-from jaxllm.models import transformer
+from jaxllm.models import stack
 from jaxllm.sharding import batch_shardings, batch_ways, replicated
 
 CHUNK = 16  # steps between two looks at stop strings
@@ -61,7 +61,7 @@ class Runner:
         self.size = self.padded(len(prompts))
         self._rows = self._on_devices(prompts, row_ids, self.size, self._length(longest))
         # Of models whose layers are scanned, a copy would not be small, and saves a cast only.
-        self._params = (loop.for_run(request.params, cfg) if transformer.unrolls(cfg)
+        self._params = (loop.for_run(request.params, cfg) if stack.unrolls(cfg)
                         else request.params)
         self._state = None
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxllm.decode.sampling import choose
 from jaxllm.models import cache as caches
-from jaxllm.models import transformer
+from jaxllm.models import stack, transformer
 from jaxllm.sharding import constrain
 
 
@@ -64,9 +64,9 @@ def start(params, tokens_PL, lengths_P, real_B, keys_B, stop_ids_S, numbers, *, 
     cfg, L, B = plan.cfg, tokens_PL.shape[1], len(real_B)
     params = transformer.compute_params(params, cfg)
     hidden_PD, cache = caches.prefill(params, cfg, tokens_PL, lengths_P, plan.cache_length)
-    hidden_BD, tokens_BL, lengths_B = (transformer.of_rows(x, B)
+    hidden_BD, tokens_BL, lengths_B = (stack.of_rows(x, B)
                                        for x in (hidden_PD, tokens_PL, lengths_P))
-    cache = caches.placed(caches.unrolled(cache.take(jnp.arange(B) // (B // len(lengths_P))), cfg))
+    cache = caches.placed(caches.unrolled(cache.of_rows(B), cfg))
     out = {'tokens': jnp.zeros((B, plan.room), jnp.int32),
            'logprobs': jnp.zeros((B, plan.room), jnp.float32),
            'sample_logprobs': jnp.zeros((B, plan.room), jnp.float32)}
@@ -88,7 +88,7 @@ def start(params, tokens_PL, lengths_P, real_B, keys_B, stop_ids_S, numbers, *, 
 @functools.partial(jax.jit, static_argnames='cfg')
 def for_run(params, cfg):
     """The parameters as `run` takes them: made once for all its calls."""
-    return transformer.unrolled(transformer.compute_params(params, cfg), cfg)
+    return stack.unrolled(transformer.compute_params(params, cfg), cfg)
 
 
 @functools.partial(jax.jit, static_argnames='plan', donate_argnames='state')

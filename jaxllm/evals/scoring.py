@@ -1,7 +1,7 @@
 """Log-probabilities of given answers: many candidates behind one prompt, in few compiled shapes.
 
-What the candidates of an item have in common is computed once: the model reads their common prefix
-into a key-value cache, and each candidate's own tokens are fed behind a copy of it.
+What the candidates of an item have in common is computed once: the model reads their common prefix,
+and each candidate's own tokens go on from its keys and values.
 
 Beside the letters of the repository: P prompts, R candidates of all of them (rows), L tokens of a
 common prefix, T tokens behind it.
@@ -16,7 +16,6 @@ import numpy as np
 
 from jaxllm.decode.batch import bucket
 from jaxllm.errors import InputError
-from jaxllm.models import cache as caches
 from jaxllm.models import transformer
 from jaxllm.objectives.ops import token_logprobs
 from jaxllm.sharding import batch_shardings, batch_ways, replicated
@@ -154,11 +153,12 @@ def _run(params, cfg, groups, shape, rows):
     (L, T), (P, R) = shape, rows
     if cfg.positions == 'learned':
         L = min(L, cfg.max_seq_len)
+    # Prefixes stand on the right of their room, where the candidates go on.
     prefix_PL, lengths_P = np.zeros((P, L), np.int32), np.ones((P,), np.int32)
     rest_RT, parent_R = np.zeros((R, T), np.int32), np.zeros((R,), np.int32)
     row = 0
     for p, group in enumerate(groups):
-        prefix_PL[p, :len(group.prefix)] = group.prefix
+        prefix_PL[p, L - len(group.prefix):] = group.prefix
         lengths_P[p] = len(group.prefix)
         for rest in group.rests:
             rest_RT[row, :len(rest)] = rest
@@ -180,34 +180,23 @@ def _program(mesh):
 
 
 def _logprobs(params, prefix, lengths, rest, parent, *, cfg, only_first):
-    (_, L), (R, T) = prefix.shape, rest.shape
+    L, R = prefix.shape[1], len(rest)
     table_VD = transformer.unembed_matrix(params, cfg)
     logprobs = functools.partial(token_logprobs, unembed_VD=table_VD, softcap=cfg.logit_softcap)
-    params = transformer.compute_params(params, cfg)
-    valid_PL = (jnp.arange(L)[None] < lengths[:, None]).astype(jnp.int32)
-    cache = caches.empty(cfg, len(prefix), L + (0 if only_first else T - 1))
-    positions_PL = transformer.positions(valid_PL)
-    x_PLD = transformer.embed(params, cfg, prefix, positions_PL)
-    hidden_PLD, cache = transformer.apply_stack(params, cfg, x_PLD, positions_PL, valid_PL, cache)
+    valid_PL = (jnp.arange(L)[None] >= L - lengths[:, None]).astype(jnp.int32)
+    hidden_PLD, read = transformer.read_prefix(params, cfg, prefix, valid_PL)
     prefix_PL = logprobs(hidden_PLD, targets_BL=jnp.roll(prefix, -1, axis=1))
-    last_PD = jnp.take_along_axis(hidden_PLD, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    first_R = logprobs(last_PD[parent][:, None], targets_BL=rest[:, :1])[:, 0]
+    first_R = logprobs(hidden_PLD[parent, -1:], targets_BL=rest[:, :1])[:, 0]
     if only_first:
         return first_R, jnp.zeros((R, 0), jnp.float32), prefix_PL
-    # Each candidate goes on behind its own copy of the prefix's keys and values.
-    cache = caches.placed(cache.take(parent).replace(lengths_B=lengths[parent], empty=False))
-    inputs_RT, targets_RT = rest[:, :-1], rest[:, 1:]
-    index_RT = cache.query_index(T - 1)
-    x_RTD = transformer.embed(params, cfg, inputs_RT, index_RT)
-    hidden_RTD, _ = transformer.apply_stack(params, cfg, x_RTD, index_RT,
-                                            jnp.ones(inputs_RT.shape, jnp.int32), cache)
-    return first_R, logprobs(hidden_RTD, targets_BL=targets_RT), prefix_PL
+    hidden_RTD = transformer.apply_hidden(params, cfg, rest[:, :-1], prefix=read.take(parent))
+    return first_R, logprobs(hidden_RTD, targets_BL=rest[:, 1:]), prefix_PL
 
 
 def _scores(group, candidates, prefix_L, first_R, rest_RT):
     """Adds up in float64 what the devices computed per token."""
     full, behind, tokens = [], [], []
-    shared = prefix_L[:len(group.prefix) - 1].astype(np.float64)
+    shared = prefix_L[len(prefix_L) - len(group.prefix):-1].astype(np.float64)
     for r, rest in enumerate(group.rests):
         own = np.array([first_R[r], *rest_RT[r, :len(rest) - 1]], np.float64)
         every = np.concatenate([shared, own])  # entry i: token i + 1 of the sequence

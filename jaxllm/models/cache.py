@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxllm.models import transformer
+from jaxllm.models import stack, transformer
 from jaxllm.sharding import constrain
 
 
@@ -46,10 +46,16 @@ class Cache:
 
     def take(self, rows_R):
         """The cache of these rows."""
-        in_cache = lambda x: x[:, rows_R]
-        return self.replace(k_NBKMC=jax.tree.map(in_cache, self.k_NBKMC),
-                            v_NBKMC=jax.tree.map(in_cache, self.v_NBKMC),
-                            lengths_B=self.lengths_B[rows_R])
+        return self._of(lambda x: x[:, rows_R], self.lengths_B[rows_R])
+
+    def of_rows(self, B):
+        """The cache of B rows, neighbours going on from one row of this."""
+        times = B // len(self.lengths_B)
+        return self._of(lambda x: jnp.repeat(x, times, axis=1), stack.of_rows(self.lengths_B, B))
+
+    def _of(self, choose, lengths_R):
+        return self.replace(k_NBKMC=jax.tree.map(choose, self.k_NBKMC),
+                            v_NBKMC=jax.tree.map(choose, self.v_NBKMC), lengths_B=lengths_R)
 
     def _place(self, layer):
         """(which array, which layer of it)."""
@@ -83,7 +89,7 @@ def placed(cache):
 
 def unrolled(cache, cfg):
     """The cache with an array for each layer, where the layers of a model are unrolled."""
-    if not transformer.unrolls(cfg):
+    if not stack.unrolls(cfg):
         return cache
     split = lambda parts: tuple(x[i:i + 1] for x in parts for i in range(len(x)))
     return cache.replace(k_NBKMC=split(cache.k_NBKMC), v_NBKMC=split(cache.v_NBKMC))

@@ -3,27 +3,18 @@
     params = init(key, cfg)
     hidden_BLD = apply_hidden(params, cfg, tokens_BL, segment_ids_BL=...)
     logits_BLV = unembed(params, cfg, hidden_BLD)
-
-Layers of one kind are stacked along a leading axis and scanned over, so that compile time and
-memory do not grow with depth. A pattern of several kinds (local, global) is scanned as a group;
-layers left over by the pattern stand in `tail`.
 """
 
-import dataclasses
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from jaxllm.errors import InputError
-from jaxllm.models.attention import attention
-from jaxllm.models.config import ModelConfig
-from jaxllm.models.layers import (Linear, Mlp, Norm, rope_frequencies, rope_table, rotate,
-                                  scaled_normal, sinusoids)
+from jaxllm.models.layers import rope_frequencies, rope_table, scaled_normal, sinusoids
 from jaxllm.models.quantize import CONSTANTS
+from jaxllm.models.stack import PREFIX, Segments, Stack, apply_unrolled, of_rows
 from jaxllm.sharding import batch_ways, constrain
 
 # The logical axes of every parameter, by the last two names of its path.
@@ -50,17 +41,8 @@ PARAM_AXES = {
 }
 _NORMS = ('attention_norm', 'attention_post_norm', 'mlp_norm', 'mlp_post_norm', 'final_norm')
 PARAM_AXES |= {f'{norm}/{name}': ('d_model',) for norm in _NORMS for name in ('scale', 'bias')}
-# More layers are scanned over in every case: a step of 30 unrolled ones takes long to compile.
-_UNROLLED_LAYERS = 12
-PREFIX = 'prefix'  # the collection of keys and values that a later text goes on from
 # The scalar head of a reward model or value network shares its name with the unembedding matrix.
 _SCALAR_HEAD = {'kernel': ('d_model',), 'bias': ()}
-
-
-class Segments(NamedTuple):
-    """Segment ids of the queries, and of the keys: the same but behind a prefix."""
-    queries_BL: jax.Array
-    keys_BM: jax.Array
 
 
 @flax.struct.dataclass
@@ -73,129 +55,17 @@ class Prefix:
     layers: Any
     segment_ids_PL: jax.Array
 
-    def of_rows(self, B):
-        """Segment ids [B, L] and lengths [B] of each row's prefix."""
-        segment_ids_BL = of_rows(self.segment_ids_PL, B)
-        return segment_ids_BL, segment_ids_BL.sum(axis=1, dtype=jnp.int32)
+    def take(self, rows_R):
+        """The prefix of these rows, as texts of their own."""
+        # Layers of the scan are stacked ahead of the rows, those of the tail are not.
+        rows = lambda name, x: x[:, rows_R] if name == 'layers' else x[rows_R]
+        layers = {name: jax.tree.map(lambda x, name=name: rows(name, x), part)
+                  for name, part in self.layers.items()}
+        return Prefix(layers, self.segment_ids_PL[rows_R])
 
-
-def of_rows(x_P, B, *axes):
-    """[P, ...] -> [B, ...]: of the text that each row goes on from. axes: the others' names."""
-    x_B = jnp.repeat(x_P, B // x_P.shape[0], axis=0)
-    return constrain(x_B, 'batch', *(axes or (None,) * (x_B.ndim - 1)))
-
-
-class Attention(nn.Module):
-    """Self-attention of one layer; with a cache, keys and values go to it and come from it."""
-    cfg: ModelConfig
-    kind: str
-
-    @nn.compact
-    def __call__(self, x_BLD, segments, rope, cache, layer):
-        cfg, att = self.cfg, self.cfg.attention
-        kv = functools.partial(Linear, (att.num_kv_heads, att.head_dim),
-                               ('batch', 'seq', 'kv_heads', 'head_dim'), att.qkv_bias)
-        q_BLHC = Linear((att.num_heads, att.head_dim), ('batch', 'seq', 'heads', 'head_dim'),
-                        att.qkv_bias, name='q')(x_BLD)
-        k_BLKC, v_BLKC = kv(name='k')(x_BLD), kv(name='v')(x_BLD)
-        if att.qk_norm:
-            q_BLHC = Norm('rmsnorm', cfg.norm_eps, cfg.norm_unit_offset, name='q_norm')(q_BLHC)
-            k_BLKC = Norm('rmsnorm', cfg.norm_eps, cfg.norm_unit_offset, name='k_norm')(k_BLKC)
-        if cfg.positions == 'rope':
-            q_BLHC, k_BLKC = rotate(q_BLHC, rope[self.kind]), rotate(k_BLKC, rope[self.kind])
-        self.sow('intermediates', 'queries', q_BLHC)
-        self.sow('intermediates', 'keys', k_BLKC)
-        attend = functools.partial(
-            attention, window=att.window if self.kind == 'local' else 0, softcap=att.softcap,
-            scale=att.scale or att.head_dim ** -0.5, impl=att.impl, chunk_size=att.chunk_size)
-        if self.has_variable(PREFIX, 'keys_values'):
-            before = (of_rows(x, x_BLD.shape[0], 'seq', 'kv_heads', 'head_dim')
-                      for x in self.get_variable(PREFIX, 'keys_values'))
-            k_BLKC, v_BLKC = (jnp.concatenate([old, new], axis=1) for old, new in
-                              zip(before, (k_BLKC, v_BLKC), strict=True))
-        else:
-            self.sow(PREFIX, 'keys_values', (k_BLKC, v_BLKC), init_fn=tuple,
-                     reduce_fn=lambda _, new: new)
-        if cache is None:
-            out_BLHC = attend(q_BLHC, k_BLKC, v_BLKC, *segments)
-        else:
-            cache = cache.write(layer, k_BLKC, v_BLKC)
-            if cache.empty:  # prefill: what is in the cache is what was just computed
-                out_BLHC = attend(q_BLHC, k_BLKC, v_BLKC, *segments)
-            else:
-                out_BLHC = attend(q_BLHC, *cache.read(layer), segments.queries_BL,
-                                  cache.key_segments(),
-                                  q_index_BL=cache.query_index(x_BLD.shape[1]))
-        out_BLD = Linear((cfg.d_model,), ('batch', 'seq', 'd_model'), att.out_bias, in_dims=2,
-                         gain=(2 * cfg.num_layers) ** -0.5, name='o')(out_BLHC)
-        return out_BLD, cache
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); with `post_norm`, branches are normed too."""
-    cfg: ModelConfig
-    kind: str
-
-    @nn.compact
-    def __call__(self, x_BLD, segments, rope, cache, layer):
-        cfg = self.cfg
-        norm = functools.partial(Norm, cfg.norm, cfg.norm_eps, cfg.norm_unit_offset)
-        branch_BLD, cache = Attention(cfg, self.kind, name='attention')(
-            norm(name='attention_norm')(x_BLD), segments, rope, cache, layer)
-        if cfg.post_norm:
-            branch_BLD = norm(name='attention_post_norm')(branch_BLD)
-        x_BLD = x_BLD + branch_BLD
-        branch_BLD = Mlp(cfg.d_ff, cfg.activation, cfg.mlp_bias,
-                         (2 * cfg.num_layers) ** -0.5, name='mlp')(norm(name='mlp_norm')(x_BLD))
-        if cfg.post_norm:
-            branch_BLD = norm(name='mlp_post_norm')(branch_BLD)
-        return constrain(x_BLD + branch_BLD, 'batch', 'seq', 'd_model'), cache
-
-
-class Group(nn.Module):
-    """One repetition of the layer pattern: the body of the scan over layers."""
-    cfg: ModelConfig
-    kinds: tuple
-    scanned: bool
-
-    @nn.compact
-    def __call__(self, carry, segments, rope):
-        x_BLD, cache, layer = carry
-        block = _remat(Block, self.cfg.remat, self.scanned)
-        for i, kind in enumerate(self.kinds):
-            x_BLD, cache = block(self.cfg, kind, name=f'layer_{i}')(
-                x_BLD, segments, rope, cache, layer + i)
-        return (x_BLD, cache, layer + len(self.kinds)), None
-
-
-class Stack(nn.Module):
-    """All layers and the final norm."""
-    cfg: ModelConfig
-
-    @nn.compact
-    def __call__(self, x_BLD, segments, rope, cache):
-        cfg, carry = self.cfg, (x_BLD, cache, 0)
-        if cfg.num_groups:
-            # Nothing is broadcast out of the scan, so there is no constancy to trace for.
-            scan = nn.scan(Group, variable_axes={'params': 0, 'intermediates': 0, PREFIX: 0},
-                           split_rngs={'params': True}, in_axes=nn.broadcast,
-                           length=cfg.num_groups, check_constancy_invariants=False)
-            layers = scan(cfg, cfg.layer_pattern, True, name='layers')
-            carry, _ = layers(carry, segments, rope)
-        if cfg.tail:
-            carry, _ = Group(cfg, cfg.tail, False, name='tail')(carry, segments, rope)
-        x_BLD, cache, _ = carry
-        norm = Norm(cfg.norm, cfg.norm_eps, cfg.norm_unit_offset, name='final_norm')
-        return norm(x_BLD), cache
-
-
-def _remat(module, name, scanned):
-    if name == 'none':
-        return module
-    # 'dots' keeps the results of weight matmuls and recomputes the rest; 'full' keeps only x.
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if name == 'dots' else None
-    # Outside a scan the compiler would merge the recomputation with the original.
-    return nn.remat(module, policy=policy, prevent_cse=not scanned)
+    def segment_ids(self, B):
+        """[B, L]: of each row's prefix."""
+        return of_rows(self.segment_ids_PL, B)
 
 
 def init(key, cfg):
@@ -304,41 +174,15 @@ def apply_stack(params, cfg, x_BLD, positions_BL, segment_ids_BL, cache=None, co
     if prefix is not None:
         variables[PREFIX] = prefix.layers
         key_segment_ids_BM = jnp.concatenate(
-            [prefix.of_rows(x_BLD.shape[0])[0], segment_ids_BL], axis=1)
+            [prefix.segment_ids(x_BLD.shape[0]), segment_ids_BL], axis=1)
     args = (x_BLD, Segments(segment_ids_BL, key_segment_ids_BM), rope_tables(cfg, positions_BL),
             cache)
     if isinstance(stack.get('layers'), tuple):
-        return _apply_unrolled(stack, cfg, *args)
+        return apply_unrolled(stack, cfg, *args)
     if collect:
         (hidden_BLD, _), seen = Stack(cfg).apply(variables, *args, mutable=collect)
         return hidden_BLD, seen[collect]
     return Stack(cfg).apply(variables, *args)
-
-
-def unrolls(cfg):
-    """Whether `unrolled` takes the layers apart: not where that would be long to compile."""
-    return cfg.num_layers <= _UNROLLED_LAYERS
-
-
-def unrolled(params, cfg):
-    """Parameters for many calls in one compiled loop: a tuple of groups of layers in place of the
-    stack, out of which each call would copy every matrix."""
-    if not (unrolls(cfg) and cfg.num_groups):
-        return params
-    group = lambda i: jax.tree.map(lambda x: x[i], params['layers'])
-    return params | {'layers': tuple(map(group, range(cfg.num_groups)))}
-
-
-def _apply_unrolled(params, cfg, x_BLD, segments, rope, cache):
-    """As `Stack`, of parameters from `unrolled`."""
-    carry, cfg = (x_BLD, cache, 0), dataclasses.replace(cfg, remat='none')  # nothing goes back
-    groups = [(group, cfg.layer_pattern) for group in params['layers']]
-    if cfg.tail:
-        groups.append((params['tail'], cfg.tail))
-    for group, kinds in groups:
-        carry, _ = Group(cfg, kinds, True).apply({'params': group}, carry, segments, rope)
-    norm = Norm(cfg.norm, cfg.norm_eps, cfg.norm_unit_offset)
-    return norm.apply({'params': params['final_norm']}, carry[0]), carry[1]
 
 
 def apply_hidden(params, cfg, tokens_BL, *, positions_BL=None, segment_ids_BL=None,
@@ -361,7 +205,7 @@ def apply_hidden(params, cfg, tokens_BL, *, positions_BL=None, segment_ids_BL=No
     if positions_BL is None:
         positions_BL = positions(segment_ids_BL)
         if prefix is not None:
-            positions_BL += prefix.of_rows(tokens_BL.shape[0])[1][:, None]
+            positions_BL += prefix.segment_ids(tokens_BL.shape[0]).sum(axis=1, keepdims=True)
     params = compute_params(params, cfg)
     x_BLD = embed(params, cfg, tokens_BL, positions_BL)
     if embedding_noise_BLD is not None:

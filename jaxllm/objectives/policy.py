@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxllm.models import heads, transformer
+from jaxllm.models import heads, stack, transformer
 from jaxllm.objectives import ops
 
 
@@ -106,7 +106,7 @@ def completion_hidden(params, model, batch, group_size=1):
     valid_BT = (jnp.arange(T)[None, :] < lengths_B[:, None]).astype(jnp.int32)
     hidden_BTD = transformer.apply_hidden(params, model, completions_BT, segment_ids_BL=valid_BT,
                                           prefix=prefix)
-    first_B1D = transformer.of_rows(hidden_PLD[:, -1:], B)
+    first_B1D = stack.of_rows(hidden_PLD[:, -1:], B)
     return jnp.concatenate([first_B1D, hidden_BTD[:, :-1]], axis=1)
 
 

@@ -12,7 +12,7 @@ from jaxllm import decode, rng
 from jaxllm.decode import loop, sampling
 from jaxllm.decode.text import TextTail
 from jaxllm.errors import InputError
-from jaxllm.models import transformer
+from jaxllm.models import stack, transformer
 from jaxllm.models.config import AttentionConfig, ModelConfig, RopeConfig
 from jaxllm.sharding import ShardingConfig, make_mesh, shardings
 
@@ -262,10 +262,10 @@ def test_neighbours_with_one_prompt_are_fed_once_and_written_as_alone(one, refil
 
 def test_layers_taken_apart_write_what_the_scan_writes(one):
     config = decode.SamplingConfig(max_new_tokens=9, temperature=1.0)
-    assert transformer.unrolls(one.cfg)
+    assert stack.unrolls(one.cfg)
     apart = generate(one, PROMPTS, config, seed=SEED)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformer, '_UNROLLED_LAYERS', 0)
+        patch.setattr(stack, '_UNROLLED_LAYERS', 0)
         jax.clear_caches()
         scanned = generate(one, PROMPTS, config, seed=SEED)
     jax.clear_caches()

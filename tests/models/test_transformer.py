@@ -10,7 +10,7 @@ import pytest
 import toy_models
 
 from jaxllm.errors import InputError
-from jaxllm.models import families, transformer
+from jaxllm.models import families, layers, stack, transformer
 from jaxllm.models.layers import rope_frequencies, rope_table, rotate, sinusoids
 from jaxllm.sharding import RULES, ShardingConfig, make_mesh
 
@@ -92,16 +92,16 @@ def test_scan_over_the_pattern_is_a_loop_over_layers(num_layers):
     @jax.jit
     def unrolled(params, x_BLD):
         rope, period = transformer.rope_tables(cfg, positions_BL), len(cfg.layer_pattern)
-        segments = transformer.Segments(segment_ids_BL, segment_ids_BL)
+        segments = stack.Segments(segment_ids_BL, segment_ids_BL)
         for n in range(num_layers):
             group, i = divmod(n, period)
             if group < num_layers // period:
                 weights = jax.tree.map(operator.itemgetter(group), params['layers'][f'layer_{i}'])
             else:
                 weights = params['tail'][f'layer_{i}']
-            x_BLD, _ = transformer.Block(cfg, cfg.layer_pattern[i]).apply(
+            x_BLD, _ = stack.Block(cfg, cfg.layer_pattern[i]).apply(
                 {'params': weights}, x_BLD, segments, rope, None, n)
-        norm = transformer.Norm(cfg.norm, cfg.norm_eps, cfg.norm_unit_offset)
+        norm = layers.Norm(cfg.norm, cfg.norm_eps, cfg.norm_unit_offset)
         return norm.apply({'params': params['final_norm']}, x_BLD)
 
     hidden_BLD, _ = jax.jit(lambda p, x: transformer.apply_stack(
