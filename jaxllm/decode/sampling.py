@@ -111,9 +111,8 @@ def draw(probs_BV, keys_B):
     """A token of each row with its probability, from one random number: the first token at which
     the running sum of probabilities exceeds it.
 
-    The sum runs over blocks of the vocabulary, then within one of them: a random number per token,
-    as the Gumbel trick needs it, would cost a step of a small model more than its layers do. No
-    token of probability 0 is drawn.
+    The sum runs over blocks of the vocabulary, then within one of them. (The Gumbel trick takes a
+    random number for each token of the vocabulary.) No token of probability 0 is drawn.
     """
     B, V = probs_BV.shape
     size = 1 << max(0, math.ceil(math.log2(V) / 2))

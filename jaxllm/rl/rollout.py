@@ -180,7 +180,7 @@ _GAPS = 'sampler_gap', 'sampler_gap_max'
 
 def summary_names(recompute):
     """The metrics of `summary`, with or without log-probs of the trainer."""
-    return SUMMARY + _GAPS * recompute
+    return SUMMARY + _GAPS if recompute else SUMMARY
 
 
 def summary(rollout: dict[str, Any], scores, group_size):

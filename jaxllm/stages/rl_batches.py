@@ -13,14 +13,13 @@ from jaxllm.sharding import batch_ways
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """num_examples: rows that a rollout gives to train on. period: steps on them.
+    """num_examples: rows that a rollout gives to train on.
     rollout_group, batch_group: so many neighbours of a rollout, and of a batch (of a micro-batch of
     it), share the reading of their prompt; 1 = each row is read as a whole. recompute: log-probs at
     sampling time are computed by the forward pass that training differentiates; False: the rollout
     is trained on in one step, which computes them itself.
     """
     num_examples: int
-    period: int
     rollout_group: int
     batch_group: int
     recompute: bool
@@ -53,7 +52,7 @@ def plan(config, algorithm, rollout, room, mesh):
         together = S
     whole_groups = (algorithm.keeps_groups and size % S == 0 and size // S % ways == 0
                     and S % accum == 0)
-    return Batches(num_examples, period, together,
+    return Batches(num_examples, together,
                    S // accum if rollout.share_prompts and whole_groups else 1,
                    period > 1 or accum > 1 or algorithm.needs_logprobs)
 

@@ -29,18 +29,18 @@ def plan(name='grpo', devices=1, batch_size=32, accum=1, **rollout):
 
 
 @pytest.mark.parametrize('options, want', [
-    (dict(), (32, 1, 4, 4, False)),
-    (dict(devices=8), (32, 1, 4, 4, False)),
-    (dict(batch_size=16), (32, 2, 4, 4, True)),
-    (dict(batch_size=16, devices=8), (32, 2, 4, 1, True)),   # 4 prompts do not fill 8 devices
-    (dict(batch_size=2), (32, 16, 4, 1, True)),              # half a group
-    (dict(accum=2), (32, 1, 4, 2, True)),
-    (dict(accum=8), (32, 1, 4, 1, True)),
-    (dict(epochs=2), (32, 2, 4, 4, True)),
-    (dict(prompts=4, batch_size=16, devices=8), (16, 1, 1, 1, False)),
-    (dict(share_prompts=False), (32, 1, 1, 1, False)),
-    (dict(name='ppo'), (32, 1, 4, 4, True)),                 # its rewards hold the KL
-    (dict(name='online_dpo', batch_size=8), (8, 1, 4, 1, False)),
+    (dict(), (32, 4, 4, False)),
+    (dict(devices=8), (32, 4, 4, False)),
+    (dict(batch_size=16), (32, 4, 4, True)),
+    (dict(batch_size=16, devices=8), (32, 4, 1, True)),   # 4 prompts do not fill 8 devices
+    (dict(batch_size=2), (32, 4, 1, True)),              # half a group
+    (dict(accum=2), (32, 4, 2, True)),
+    (dict(accum=8), (32, 4, 1, True)),
+    (dict(epochs=2), (32, 4, 4, True)),
+    (dict(prompts=4, batch_size=16, devices=8), (16, 1, 1, False)),
+    (dict(share_prompts=False), (32, 1, 1, False)),
+    (dict(name='ppo'), (32, 4, 4, True)),                 # its rewards hold the KL
+    (dict(name='online_dpo', batch_size=8), (8, 4, 1, False)),
 ])
 def test_what_is_shared_and_left_out(options, want):
     assert dataclasses.astuple(plan(**options)) == want
