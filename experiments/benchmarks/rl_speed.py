@@ -22,9 +22,8 @@ seconds of ours, of TRL, ratio), the target being 3 for GRPO and 1 for DPO:
     dpo           0.32   0.39  1.23
     dpo-online    0.36   0.58  1.49
 
-GRPO misses its target. An iteration of ours is about 77 GFLOP (update 47, reference 15, sampling
-15), which the cores' best matrix products (150 GFLOP/s) would take 0.51 s for, and 3 times TRL is
-0.80: XLA's products of 32 rows run at a third of that speed, those of the update at two thirds.
+GRPO misses its target: matrix products take most of an iteration (thunks.py), 77 GFLOP by
+arithmetic, and XLA's do not reach the speed here that three times TRL needs.
 """
 
 import argparse

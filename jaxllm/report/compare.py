@@ -25,7 +25,7 @@ def sections(workdir):
             Section('Win rates', _about(results) + _charts(results) + page.table(judged(results))),
             Section('How they answer', page.table(measured(results)) + _words(results)),
             Section('At equal KL', _equal(results)),
-            Section('Refusing and not knowing', _table(safety(results))),
+            Section('Refusing and not knowing', _refusing(results)),
             Section('Answers side by side', _side_by_side(results, workdir / 'samples')))
 
 
@@ -146,8 +146,14 @@ def _equal(results):
             + page.table(equal_kl(results)))
 
 
-def _table(rows):
-    return page.table(rows) if rows else ''
+def _refusing(results):
+    known = next((row for row in results['rows'] if row['safety']), None)
+    if known is None:
+        return ''
+    counts = ', '.join(f'{_SAFETY[name]}: {found["n"]}' for name, found in known['safety'].items())
+    return ('<p>Of the answers that win rates are made of, which are sampled; the charts at the '
+            f'top ask other prompts, greedily. Prompts: {counts}.</p>'
+            + page.table(safety(results)))
 
 
 def _side_by_side(results, folder):

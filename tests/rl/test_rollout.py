@@ -92,3 +92,20 @@ def test_at_the_reference_no_token_is_apart(adapted, drawn, params):
     moved = forward(jax.tree.map(lambda x: x + jnp.float32(0.01), trainable), frozen, batch)
     assert np.abs(moved['logprobs_BT'] - moved['ref_logprobs_BT'])[real].max() > 1e-3
     np.testing.assert_array_equal(moved['ref_logprobs_BT'], found['ref_logprobs_BT'])
+
+
+@pytest.mark.parametrize('recompute', [False, True])
+def test_a_summary_has_the_metrics_that_are_announced(recompute, drawn):
+    _, samples, arrays = drawn
+    B, T = arrays['mask_BT'].shape
+    known = {name: arrays['sampler_logprobs_BT'] - 0.5 for name in ('ref_logprobs_BT', *(
+        ('logprobs_BT', 'entropy_BT') if recompute else ()))}
+    scores = {'mine': np.ones(B, np.float32)}
+    found = rollout.summary(arrays | known | {'rewards_B': scores['mine']}, scores, SAMPLES)
+    assert set(found) == {*rollout.summary_names(recompute), 'mine'}
+    assert ('sampler_gap' in found) == recompute
+    lengths = arrays['mask_BT'].sum(axis=1)
+    assert found['kl'] == pytest.approx(0 if recompute else 0.5 * lengths.mean(), rel=1e-5)
+    if not recompute:  # the mean of -log pi
+        total = -(arrays['sampler_logprobs_BT'] * arrays['mask_BT']).sum()
+        assert found['entropy'] == pytest.approx(total / lengths.sum(), rel=1e-5)
