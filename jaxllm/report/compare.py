@@ -150,7 +150,8 @@ def _refusing(results):
     known = next((row for row in results['rows'] if row['safety']), None)
     if known is None:
         return ''
-    counts = ', '.join(f'{_SAFETY[name]}: {found["n"]}' for name, found in known['safety'].items())
+    counts = ', '.join(f'{_SAFETY[name]}: {found["n"] if found else "none"}'
+                       for name, found in known['safety'].items())
     return ('<p>Of the answers that win rates are made of, which are sampled; the charts at the '
             f'top ask other prompts, greedily. Prompts: {counts}.</p>'
             + page.table(safety(results)))
