@@ -47,23 +47,28 @@ def valid(shape, lengths_B, starts_B=None):
     return (index_BL >= starts_B[:, None]) & (index_BL < (starts_B + lengths_B)[:, None])
 
 
-def scores(params, cfg, tokens_BL, lengths_B, starts_B=None):
-    """The reward of each row: the head at its last valid token.
+def features(params, cfg, tokens_BL, lengths_B, starts_B=None):
+    """What the head reads of each row: the hidden state at its last valid token.
 
     Lengths decide and never ids, so that padding may be any token, the end of text as well, and
-    a prompt may contain what ends an answer. Of the hidden states only the last one is used.
+    a prompt may contain what ends an answer.
 
     Args:
-      tokens_BL: int32. lengths_B: int32, valid tokens of each row; 0 = an empty row, whose score
+      tokens_BL: int32. lengths_B: int32, valid tokens of each row; 0 = an empty row, whose state
         means nothing.
       starts_B: int32, where they begin, for left padding; default 0.
 
     Returns:
-      [B] float32.
+      [B, D] in the dtype of the model.
     """
     mask_BL = valid(tokens_BL.shape, lengths_B, starts_B)
     hidden_BLD = transformer.apply_hidden(params['model'], cfg, tokens_BL,
                                           segment_ids_BL=mask_BL.astype(jnp.int32))
     last_B = lengths_B - 1 if starts_B is None else starts_B + lengths_B - 1
-    hidden_BD = jnp.take_along_axis(hidden_BLD, jnp.maximum(last_B, 0)[:, None, None], axis=1)
-    return apply_head(params['head'], hidden_BD)[:, 0]
+    return jnp.take_along_axis(hidden_BLD, jnp.maximum(last_B, 0)[:, None, None], axis=1)[:, 0]
+
+
+def scores(params, cfg, tokens_BL, lengths_B, starts_B=None):
+    """The reward of each row, [B] float32: the head on `features`, with the same arguments."""
+    hidden_BD = features(params, cfg, tokens_BL, lengths_B, starts_B)
+    return apply_head(params['head'], hidden_BD[:, None])[:, 0]

@@ -53,21 +53,11 @@ def _aligned(rows):
                                zip(row, widths, strict=True)).rstrip() for row in cells)
 
 
-def _range(interval, digits=3):
-    """'0.61 [0.52, 0.70]'."""
-    if interval is None or interval['value'] is None:
-        return None
-    if interval['low'] is None:
-        return f'{interval["value"]:.{digits}f}'
-    return (f'{interval["value"]:.{digits}f} [{interval["low"]:.{digits}f}, '
-            f'{interval["high"]:.{digits}f}]')
-
-
 def judged(results):
     """Rows of judge, model, mean score, win rates."""
-    return [{'judge': judge, 'model': row['artefact'], 'mean_score': _range(found['mean']),
-             'win_rate': _range(found.get('win_rate')),
-             'at_equal_length': _range(found.get('length_controlled'))}
+    return [{'judge': judge, 'model': row['artefact'], 'mean_score': page.interval(found['mean']),
+             'win_rate': page.interval(found.get('win_rate')),
+             'at_equal_length': page.interval(found.get('length_controlled'))}
             for judge in results['rows'][0]['judges'] for row in results['rows']
             if (found := row['judges'][judge])]
 
@@ -85,7 +75,7 @@ def measured(results):
 def _kl(row):
     if row['kl_bound'] is not None:
         return f'at most {row["kl_bound"]:.3f} (upper bound)'
-    return _range(row['kl'])
+    return page.interval(row['kl'])
 
 
 def equal_kl(results):
@@ -95,13 +85,13 @@ def equal_kl(results):
     return [{'method': row['method'], 'model': row['artefact'],
              'KL_in_nats': f'at most {row["at_kl"]:.3f} (upper bound)' if row['is_bound'] else
              f'{row["at_kl"]:.3f}{" (over)" if row.get("is_over") else ""}',
-             **{f'win rate, {judge}': _range(found['win_rate'])
+             **{f'win rate, {judge}': page.interval(found['win_rate'])
                 for judge, found in row['judges'].items()}} for row in results['equal_kl']['rows']]
 
 
 def safety(results):
     """Rows of refusals and abstentions; [] without a world."""
-    return [{'model': row['artefact'], **{_SAFETY[name]: _range(found) for name, found in
+    return [{'model': row['artefact'], **{_SAFETY[name]: page.interval(found) for name, found in
                                           row['safety'].items()}}
             for row in results['rows'] if row['safety']]
 

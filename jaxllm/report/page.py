@@ -115,6 +115,16 @@ def label(key):
     return str(key).replace('_', ' ')
 
 
+def interval(found, digits=3):
+    """'0.61 [0.52, 0.70]' of {'value', 'low', 'high'}; None where nothing was measured."""
+    if found is None or found['value'] is None:
+        return None
+    if found['low'] is None:
+        return f'{found["value"]:.{digits}f}'
+    return (f'{found["value"]:.{digits}f} [{found["low"]:.{digits}f}, '
+            f'{found["high"]:.{digits}f}]')
+
+
 def show(value):
     """A value as text: thousands separated, floats to four digits, None as a dash."""
     if value is None:

@@ -127,14 +127,17 @@ def _scale(record):
 def _ensemble(found):
     if not found:
         return ''
-    rows = [{'texts': row['name'], 'std over members': row['std'], 'flagged': row['flagged'],
-             'low': row['low'], 'high': row['high'], 'texts in all': row['n']}
-            for row in found['sets']]
+    rows = [{'texts': row['name'], 'texts in all': row['n'], 'std over members': row['std'],
+             'distance': row['distance'], 'flagged': page.interval(row['flagged']),
+             'by the std': page.interval(row['by_spread']),
+             'by the distance': page.interval(row['by_distance'])} for row in found['sets']]
     members = [{'member': row['run'], 'accuracy': row['value'], 'low': row['low'],
                 'high': row['high']} for row in found['members']]
+    limits = found['thresholds']
     text = (f'<p>{len(found["members"])} reward models from other seeds. A text is flagged where '
-            'the standard deviation of their rewards is beyond '
-            f'{found["threshold"]:.3g}, the 95th percentile on in-distribution responses '
-            '(half of the held-out ones; the other half is the first row). Accuracy of the mean: '
-            f'{found["accuracy"]["value"]:.3f} ({_range(found["accuracy"])}).</p>')
+            f'the standard deviation of their rewards is beyond {limits["spread"]:.3g}, or the '
+            'distance of its hidden states from those of training responses (Mahalanobis, about 1 '
+            f'on those) beyond {limits["distance"]:.3g}: each the 97.5th percentile on ordinary '
+            'responses (half of the held-out ones; the other half is the first row). Accuracy of '
+            f'the mean: {found["accuracy"]["value"]:.3f} ({_range(found["accuracy"])}).</p>')
     return text + page.table(members) + page.table(rows)

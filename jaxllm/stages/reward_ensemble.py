@@ -1,7 +1,7 @@
 """An ensemble of reward models: the same comparisons learned with other seeds, measured together.
 
-It trains nothing: ensemble.json has the mean's accuracy, the spread over members, and how often
-texts unlike the responses are flagged by it.
+It trains nothing: ensemble.json has the mean's accuracy, the spread over members, how far texts are
+from those of training, and how often texts unlike the responses are flagged by either.
 """
 
 import dataclasses
@@ -16,14 +16,15 @@ from jaxllm.data import chat
 from jaxllm.data.comparisons import load_comparisons
 from jaxllm.data.records import Rejects, SourceSpec, read_source
 from jaxllm.errors import InputError
-from jaxllm.evals.reward import ensemble, quality
+from jaxllm.evals.reward import distance, ensemble, quality
 from jaxllm.report.run import write_report
 from jaxllm.sharding import ShardingConfig, make_mesh
 from jaxllm.stages import lineage
-from jaxllm.stages.reward_model import open_reward, score
+from jaxllm.stages.reward_model import features, open_reward, score
 from jaxllm.train.progress import stage as say
 
 OUTPUTS = 'ensemble.json',
+_SEEN = 2048  # training responses that say what is ordinary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,31 +72,46 @@ def run(config, workdir):
     """Writes ensemble.json and report.html."""
     members = prepare(config)
     mesh = make_mesh(section(ShardingConfig, config.sharding, 'sharding'))
-    folder = members[0].base.path / 'data' / 'comparisons'
-    found = [row for path in sorted(folder.glob('*.held_out.jsonl'))
-             for row in load_comparisons(path)]
-    messages = [(c.prompt, text) for c in found for text in c.responses]
-    ids = {'held-out responses': [members[0].encode(*one) for one in messages]}
-    ids |= _foreign(config, members[0], messages)
-    rewards = {name: [] for name in ids}
+    first = members[0]
+    found = _comparisons(first, 'held_out')
+    messages = _messages(found)
+    ids = {ensemble.OWN: [first.encode(*one) for one in messages]}
+    ids |= _foreign(config, first, messages)
+    trained = _messages(_comparisons(first, 'train'))
+    chosen = np.random.default_rng(config.seed).permutation(len(trained))[:_SEEN]
+    trained = [first.encode(*trained[i]) for i in chosen]
+    rewards, distances = ({name: [] for name in ids} for _ in range(2))
     for member in members:
         say(f'scoring with {member.base.path} ...')
         params = member.load(mesh)
+        seen = distance.fit(features(params, member.model, trained, mesh=mesh))
         for name, rows in ids.items():
             rewards[name].append(member.normalise(score(params, member.model, rows, mesh=mesh)))
-    own = np.array(rewards.pop('held-out responses'))
-    rows = quality.rows('held out', found, own[0], [len(x) for x in ids['held-out responses']])
+            distances[name].append(seen.distance(features(params, member.model, rows, mesh=mesh)))
+    own = np.array(rewards.pop(ensemble.OWN))
+    rows = quality.rows('held out', found, own[0], [len(x) for x in ids[ensemble.OWN]])
     result = ensemble.measure(rows, own, {name: np.array(x) for name, x in rewards.items()},
-                              [str(member.base.path) for member in members])
+                              [str(member.base.path) for member in members], distances)
     if jax.process_index() == 0:
         write_atomic(workdir / 'ensemble.json', json.dumps(result, indent=1))
         lineage.write_lineage(workdir, config, roles={
             f'member_{name}': member.base.role
             for name, member in zip(config.members, members, strict=True)})
         for row in result['sets']:
-            say(f'{row["name"]:<28} std {row["std"]:.3f}  flagged {row["flagged"]:.3f} '
-                f'[{row["low"]:.3f}, {row["high"]:.3f}]')
+            share = row['flagged']
+            say(f'{row["name"]:<28} std {row["std"]:.3f}  distance {row["distance"]:.3f}  flagged '
+                f'{share["value"]:.3f} [{share["low"]:.3f}, {share["high"]:.3f}]')
         say(f'report: {write_report(workdir)}')
+
+
+def _comparisons(member, split):
+    folder = member.base.path / 'data' / 'comparisons'
+    return [row for path in sorted(folder.glob(f'*.{split}.jsonl'))
+            for row in load_comparisons(path)]
+
+
+def _messages(found):
+    return [(row.prompt, text) for row in found for text in row.responses]
 
 
 def _foreign(config, member, messages):

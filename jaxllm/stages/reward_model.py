@@ -12,6 +12,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.data import comparisons
@@ -124,10 +125,19 @@ def score(params, model, rows, *, batch_size=64, mesh):
     Args:
       params, model: of a RewardModel. rows: each ends with the last token of an answer.
     """
+    return _of_rows(_score, params, model, rows, batch_size, mesh, ())
+
+
+def features(params, model, rows, *, batch_size=64, mesh):
+    """What the head reads of each row, float32 [N, D]; arguments as of `score`."""
+    return _of_rows(_features, params, model, rows, batch_size, mesh, (model.d_model,))
+
+
+def _of_rows(function, params, model, rows, batch_size, mesh, shape):
     if empty := [i for i, row in enumerate(rows) if not len(row)]:
         raise InputError(f'row {empty[0]} to be scored has no token; expected at least one')
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    out = np.zeros(len(rows), np.float32)
+    out = np.zeros((len(rows), *shape), np.float32)
     B = -(-batch_size // batch_ways(mesh)) * batch_ways(mesh)
     with jax.set_mesh(mesh):
         for first in range(0, len(order), B):
@@ -138,7 +148,7 @@ def score(params, model, rows, *, batch_size=64, mesh):
                 tokens_BL[row, :len(rows[i])], lengths_B[row] = rows[i], len(rows[i])
             batch = {'tokens': tokens_BL, 'lengths': lengths_B}
             batch = jax.device_put(batch, batch_shardings(batch, mesh))
-            out[part] = jax.device_get(_score(params, batch, model, replicated(mesh)))[:len(part)]
+            out[part] = jax.device_get(function(params, batch, model, replicated(mesh)))[:len(part)]
     return out
 
 
@@ -146,3 +156,9 @@ def score(params, model, rows, *, batch_size=64, mesh):
 def _score(params, batch, model, place):
     scores_B = heads.scores(params, model, batch['tokens'], batch['lengths'])
     return jax.lax.with_sharding_constraint(scores_B, place)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'place'))
+def _features(params, batch, model, place):
+    features_BD = heads.features(params, model, batch['tokens'], batch['lengths'])
+    return jax.lax.with_sharding_constraint(features_BD.astype(jnp.float32), place)

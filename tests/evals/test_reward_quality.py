@@ -7,7 +7,7 @@ import pytest
 
 from jaxllm.data.preferences import Comparison
 from jaxllm.errors import InputError
-from jaxllm.evals.reward import ensemble, judges, quality
+from jaxllm.evals.reward import distance, ensemble, judges, quality
 from jaxllm.report import reward as report
 from jaxllm.world import oracle
 from jaxllm.world.features import FEATURES
@@ -103,21 +103,58 @@ def test_judges_of_a_world():
     assert by_name['hidden judge']['value'] < 1.0
 
 
-def test_an_ensemble_flags_what_its_members_disagree_on():
+def test_an_ensemble_flags_what_its_members_disagree_on_or_have_not_seen():
     rng = np.random.default_rng(1)
     found = many(100)
     base = np.array([x for row in found for x in row['rewards']])
     members = base[None] + 0.1 * rng.normal(size=(3, len(base)))
-    strange = rng.normal(size=(3, 50)) * 2
-    result = ensemble.measure(found, members, {'noise': strange}, ['a', 'b', 'c'])
-    ordinary, noise = result['sets']
-    assert ordinary['flagged'] < 0.15 and noise['flagged'] > 0.9
-    assert noise['n'] == 50 and noise['std'] > 10 * ordinary['std']
+    near = lambda count: rng.uniform(0.5, 1.5, size=(3, count))
+    texts = {'quarrel': rng.normal(size=(3, 50)) * 2, 'agreed nonsense': np.zeros((3, 50))}
+    distances = {ensemble.OWN: near(len(base)), 'quarrel': near(50),
+                 'agreed nonsense': 2 + near(50)}
+    result = ensemble.measure(found, members, texts, ['a', 'b', 'c'], distances)
+    ordinary, quarrel, nonsense = result['sets']
+    share = lambda row, key='flagged': row[key]['value']
+    assert share(ordinary) < 0.15
+    assert share(quarrel, 'by_spread') > 0.9 and share(quarrel, 'by_distance') < 0.1
+    assert share(nonsense, 'by_spread') == 0 and share(nonsense, 'by_distance') == 1
+    assert share(quarrel) > 0.9 and share(nonsense) == 1
+    assert quarrel['n'] == 50 and quarrel['std'] > 10 * ordinary['std']
+    assert nonsense['distance'] == pytest.approx(distances['agreed nonsense'].mean())
     assert [row['run'] for row in result['members']] == ['a', 'b', 'c']
     assert result['accuracy']['value'] == pytest.approx(0.66, abs=0.05)
     np.testing.assert_allclose(ensemble.spread([[1.0, 2.0], [3.0, 2.0]])[1], [math.sqrt(2), 0])
     with pytest.raises(InputError, match='two members'):
         ensemble.spread([[1.0, 2.0]])
+
+
+def test_ordinary_responses_are_flagged_one_time_in_twenty():
+    rng = np.random.default_rng(2)
+    found = many(2000)
+    count = sum(len(row['rewards']) for row in found)
+    result = ensemble.measure(found, rng.normal(size=(3, count)), {}, ['a', 'b', 'c'],
+                              {ensemble.OWN: rng.random((3, count))})
+    assert result['sets'][0]['flagged']['value'] == pytest.approx(0.05, abs=0.015)
+
+
+def test_a_distance_knows_which_directions_training_used():
+    """By hand: standard deviations 2 and 0.5, so that (4, 0) is at 2 and (0, 4) at 8 of them."""
+    rng = np.random.default_rng(3)
+    seen = distance.fit(rng.normal(size=(20000, 2)) * [2, 0.5] + [5, -1])
+    far = seen.distance([[5, -1], [9, -1], [5, 3]])
+    np.testing.assert_allclose(far, [0, math.sqrt(4 / 2), math.sqrt(64 / 2)], rtol=0.02, atol=0.02)
+    ordinary = seen.distance(rng.normal(size=(5000, 2)) * [2, 0.5] + [5, -1])
+    assert np.mean(ordinary ** 2) == pytest.approx(1, rel=0.05)
+    # A direction that training never used: far, and not without end.
+    flat = distance.fit(np.stack([rng.normal(size=500), np.zeros(500)], axis=1))
+    assert 10 < flat.distance([[0.0, 1.0]])[0] < 100
+
+
+@pytest.mark.parametrize('features, match', [([[1.0, 2.0]], 'two or more'),
+                                             ([[1.0, 2.0]] * 5, 'all the same')])
+def test_a_distance_needs_training_that_differs(features, match):
+    with pytest.raises(InputError, match=match):
+        distance.fit(features)
 
 
 def test_the_report_shows_it(tmp_path):

@@ -12,7 +12,7 @@ from jaxllm.data import chat, tokenizer
 from jaxllm.errors import InputError
 from jaxllm.sharding import make_mesh
 from jaxllm.stages import base as bases
-from jaxllm.stages.reward_model import open_reward, score
+from jaxllm.stages.reward_model import features, open_reward, score
 
 REWARD = runs.ROOT / 'experiments' / 'reward.py'
 
@@ -93,6 +93,10 @@ def test_the_scale_and_what_is_scored(trained):
     rewards = found.normalise(score(params, found.model, rows, mesh=mesh))
     np.testing.assert_allclose(rewards, [x for row in held for x in row['rewards']], rtol=1e-4,
                                atol=1e-4)
+    # What the head reads is what a score is made of.
+    hidden = features(params, found.model, rows, mesh=mesh)
+    kernel, bias = (np.asarray(params['head'][name]) for name in ('kernel', 'bias'))
+    np.testing.assert_allclose(found.normalise(hidden @ kernel + bias), rewards, atol=1e-4)
     alone = found.normalise(score(params, found.model, rows[:1], batch_size=8, mesh=mesh))
     np.testing.assert_allclose(alone, rewards[:1], rtol=1e-4, atol=1e-4)
     with pytest.raises(InputError, match='no token'):

@@ -1,9 +1,12 @@
-"""Several reward models of different seeds: their mean, their spread, and what the spread tells.
+"""Several reward models of different seeds: their mean, their spread, and what is unusual.
 
-Members that learned from the same comparisons agree where those say something. A text on which they
-spread more than on 95% of ordinary responses is flagged as out of distribution.
+Members that learned from the same comparisons agree where those say something. A text is flagged as
+out of distribution where they spread, or where their hidden states are far from those of training
+(`distance`), more than on 97.5% of ordinary responses, so that about one ordinary one in twenty is.
+Members that began from one model may agree on nonsense, too; then the distance tells.
 
-Ref: Coste et al. 2023 (arXiv 2310.02743), Eisenstein et al. 2023 (arXiv 2312.09244).
+Ref: Coste et al. 2023 (arXiv 2310.02743), Eisenstein et al. 2023 (arXiv 2312.09244); of the
+distance Lee et al. 2018 (arXiv 1807.03888).
 """
 
 import numpy as np
@@ -12,7 +15,8 @@ from jaxllm.errors import InputError
 from jaxllm.evals import statistics
 from jaxllm.evals.reward import quality
 
-QUANTILE = 0.95
+QUANTILE = 0.975
+OWN = 'held-out responses'
 _DRAWS = 2000
 
 
@@ -29,17 +33,12 @@ def spread(rewards_EN):
     return rewards_EN.mean(axis=0), rewards_EN.std(axis=0, ddof=1)
 
 
-def threshold(rewards_EN):
-    """The standard deviation beyond which a text is flagged: the 95th percentile of these."""
-    return float(np.quantile(spread(rewards_EN)[1], QUANTILE))
+def threshold(measures_N):
+    """What is beyond this is flagged: the 97.5th percentile of a measure of ordinary responses."""
+    return float(np.quantile(measures_N, QUANTILE))
 
 
-def flagged(rewards_EN, limit):
-    """bool [N]: whose standard deviation over members is beyond `limit`."""
-    return spread(rewards_EN)[1] > limit
-
-
-def measure(found, member_rewards, texts, names):
+def measure(found, member_rewards, texts, names, distances):
     """The quality of an ensemble, as JSON.
 
     Args:
@@ -47,31 +46,38 @@ def measure(found, member_rewards, texts, names):
       member_rewards: float [E, N], normalised rewards of all their responses in order.
       texts: {what they are: float [E, M]}, rewards of texts that are not like the responses.
       names: of the members.
+      distances: {OWN and the names of texts: float [E, N or M]}, `distance.Seen.distance` of the
+        same texts by each member; the mean over members counts.
 
-    Half of the responses (by prompt) set the threshold, the other half shows how often ordinary
+    Half of the responses (by prompt) set the thresholds, the other half shows how often ordinary
     ones are flagged.
     """
     rewards_EN = np.asarray(member_rewards, np.float64)
+    far = {name: np.mean(distances[name], axis=0) for name in (OWN, *texts)}
     groups = np.repeat([row['group'] for row in found], [len(row['ranks']) for row in found])
     order = {group: number for number, group in enumerate(sorted(set(groups.tolist())))}
     half = np.array([order[group] % 2 == 0 for group in groups.tolist()])
-    limit = threshold(rewards_EN[:, half])
-    sets = [_row('held-out responses', rewards_EN[:, ~half], limit, groups[~half])]
-    sets += [_row(name, rewards, limit) for name, rewards in texts.items()]
+    limits = {'spread': threshold(spread(rewards_EN[:, half])[1]),
+              'distance': threshold(far[OWN][half])}
+    sets = [_row(OWN, rewards_EN[:, ~half], far[OWN][~half], limits, groups[~half])]
+    sets += [_row(name, rewards, far[name], limits) for name, rewards in texts.items()]
     members = [{'run': name, **_accuracy(found, rewards)}
                for name, rewards in zip(names, rewards_EN, strict=True)]
     return {'members': members, 'accuracy': _accuracy(found, rewards_EN.mean(axis=0)),
-            'threshold': limit, 'sets': sets,
+            'thresholds': limits, 'sets': sets,
             'correlation': float(np.mean(np.corrcoef(rewards_EN)[
                 np.triu_indices(len(rewards_EN), 1)]))}
 
 
-def _row(name, rewards_EM, limit, clusters=None):
-    flags = flagged(rewards_EM, limit)
-    share = statistics.bootstrap(flags.astype(float), clusters=clusters, draws=_DRAWS)
-    return {'name': name, 'mean': float(np.mean(rewards_EM)),
-            'std': float(spread(rewards_EM)[1].mean()), 'flagged': share.value, 'low': share.low,
-            'high': share.high, 'n': len(flags)}
+def _row(name, rewards_EM, distance_M, limits, clusters=None):
+    std_M = spread(rewards_EM)[1]
+    by_spread_M, by_distance_M = std_M > limits['spread'], distance_M > limits['distance']
+    shares = {key: statistics.bootstrap(flags_M.astype(float), clusters=clusters,
+                                        draws=_DRAWS).as_dict()
+              for key, flags_M in (('flagged', by_spread_M | by_distance_M),
+                                   ('by_spread', by_spread_M), ('by_distance', by_distance_M))}
+    return {'name': name, 'n': len(std_M), 'mean': float(np.mean(rewards_EM)),
+            'std': float(std_M.mean()), 'distance': float(np.mean(distance_M)), **shares}
 
 
 def _accuracy(found, rewards_N):
