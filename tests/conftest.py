@@ -2,10 +2,10 @@
 
 import os
 
+import quick
+
 os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '')
-                           + ' --xla_force_host_platform_device_count=8'
-                           # Compiling is most of the time that tiny programs take.
-                           + ' --xla_backend_optimization_level=0')
+                           + f' --xla_force_host_platform_device_count=8 {quick.FLAGS}')
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import jax  # noqa: E402

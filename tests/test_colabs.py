@@ -7,6 +7,7 @@ import re
 import nbclient
 import nbformat
 import pytest
+import quick
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / 'colabs').glob('*.ipynb'))
@@ -54,7 +55,7 @@ def test_it_runs(path, tmp_path, cache, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / folder))
     monkeypatch.setenv('JAXLLM_CACHE', str(cache))
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
-    monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
+    monkeypatch.setenv('XLA_FLAGS', quick.FLAGS)
     monkeypatch.delenv('MPLBACKEND', raising=False)  # the kernel draws into the notebook
     notebook = read(path)
     shorten(notebook, *SMALLER[path.stem])

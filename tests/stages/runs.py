@@ -10,6 +10,7 @@ import time
 
 import jax
 import numpy as np
+import quick
 from orbax.checkpoint import v1 as ocp
 
 from jaxllm import main
@@ -48,8 +49,7 @@ def start(arguments, *, devices=1, stderr=subprocess.PIPE, **environment):
     """Starts `jaxllm` in a process of its own with so many host devices. It compiles as this one
     does, fast and with the same cache."""
     env = os.environ | {
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} '
-                     '--xla_backend_optimization_level=0',
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {quick.FLAGS}',
         'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)} | environment
     return subprocess.Popen([sys.executable, '-m', 'jaxllm.main', *arguments], env=env, cwd=ROOT,
                             stdout=subprocess.PIPE, stderr=stderr, text=True)

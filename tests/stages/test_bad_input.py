@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import quick
 import runs
 
 SHORT = dict(train__num_steps=3, train__log_every=1, train__save_every=2, train__eval_every=0,
@@ -279,7 +280,8 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path, text):
     arguments = runs.argv(workdir, text, **SHORT)
     limited = ['bash', '-c', 'ulimit -f 100; exec "$@"', 'limited', sys.executable, '-m',
                'jaxllm.main']
-    env = os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(runs.ROOT)}
+    env = os.environ | {'XLA_FLAGS': quick.FLAGS, 'JAX_PLATFORMS': 'cpu',
+                        'PYTHONPATH': str(runs.ROOT)}
     runs.run([*arguments, '--dry_run'])
     done = subprocess.run([*limited, *arguments], env=env, cwd=runs.ROOT, text=True,
                           capture_output=True, timeout=300)
