@@ -19,7 +19,7 @@ changes the model, /compare asks all of them.
 Expect (world seeds 0, 1, 2): 15 to 20 minutes on two CPU cores with nothing cached, and 2.1 GiB.
 Facts picked among 24 values: base 0.28, 0.25, 0.25; SFT 0.33, 0.28, 0.27; control 0.05, 0.05, 0.03.
 Answers in the form that was asked for: base 0.09 to 0.10, SFT 0.55, 0.58, 0.62. PPO wins against
-SFT by the hidden judge on 0.54, 0.55, 0.61 of 256 prompts, 0.57 [0.54, 0.60] together, mostly by
+SFT by the hidden judge on 0.56, 0.57, 0.59 of 256 prompts, each interval above 0.5, mostly by
 saying that it does not know, also instead of a refusal; it does no harm (BUILD_NOTES.md).
 """
 

@@ -15,9 +15,9 @@ prompts, the one of the comparisons too.
 
 Expect (first command on the runs of experiments/lifecycle.py, where it is the step `aligned`; world
 seeds 0, 1, 2; 3 minutes on one CPU core): win rates against the SFT model by the hidden judge on
-256 test prompts (experiments/compare.py) of 0.54 [0.49, 0.59], 0.55 [0.50, 0.61] and 0.61 [0.56,
-0.66], together 0.57 [0.54, 0.60], at 3.3, 3.1 and 1.3 nats per answer. The models say more often
-that they do not know, also where they could. All is up to the reward: a helpful one that has
+256 test prompts (experiments/compare.py) of 0.56 [0.51, 0.62], 0.57 [0.52, 0.63] and 0.59 [0.54,
+0.64], at 1.3, 2.6 and 1.0 nats per answer. The models say more often that they do not know, also
+where they could. All is up to the reward: a helpful one that has
 learned from the world's comparisons, whose answers others wrote, likes confident answers, and the
 policy loses by it (0.45, BUILD_NOTES.md).
 """
