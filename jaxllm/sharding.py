@@ -102,6 +102,12 @@ def make_mesh(config=_DEFAULT, devices=None):
                          axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
+def platform():
+    """'cpu', 'gpu' or 'tpu': of the mesh if one is set (compilation ahead of time), else ours."""
+    device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
+    return (device and device.platform) or jax.default_backend()
+
+
 def spec(axes, shape, mesh):
     """PartitionSpec of an array with logical `axes` (a name or None each) and `shape` on `mesh`.
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from jaxllm.errors import InputError
 from jaxllm.models.attention_blocks import chunked_attention
-from jaxllm.models.attention_kernels import (cudnn_attention, cudnn_unsupported, platform,
-                                             splash_attention)
+from jaxllm.models.attention_kernels import cudnn_attention, cudnn_unsupported, splash_attention
 from jaxllm.models.config import ATTENTION_IMPLS
+from jaxllm.sharding import platform
 
 # 'auto' takes the plain form up to this length. Forward + backward on 2 CPU cores, 2048 tokens,
 # 6 heads of 64: plain 10 ms and chunked 9 ms at L = 64, 24 and 14 at 128, 41 and 19 at 256.

@@ -8,16 +8,10 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     BlockSizes, CausalMask, LocalMask, MultiHeadMask, SegmentIds, make_splash_mha_single_device)
 
 from jaxllm.errors import InputError
-from jaxllm.sharding import spec
+from jaxllm.sharding import platform, spec
 
 # cuDNN reads the segment mask as a dense bias: 2 bytes * B * L * L.
 _CUDNN_MAX_LENGTH = 8192
-
-
-def platform():
-    """'cpu', 'gpu' or 'tpu': of the mesh if one is set (compilation ahead of time), else ours."""
-    device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
-    return (device and device.platform) or jax.default_backend()
 
 
 def splash_attention(q_BLHC, k_BLKC, v_BLKC, q_segment_ids_BL, k_segment_ids_BL, *, window, softcap,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxllm.models import low_rank, quantize
 from jaxllm.models.config import GATED
-from jaxllm.sharding import constrain
+from jaxllm.sharding import constrain, platform
 
 
 def scaled_normal(fan_in, gain=1.0):
@@ -136,7 +136,11 @@ def rope_frequencies(rope, head_dim, kind):
 def rope_table(positions_BL, freq):
     """(cos, sin) of every position and pair, each [B, L, 1, C/2] float32."""
     angle = positions_BL[:, :, None, None].astype(jnp.float32) * freq[None, None, None]
-    return jnp.cos(angle), jnp.sin(angle)
+    if platform() != 'cpu':
+        return jnp.cos(angle), jnp.sin(angle)
+    # Else XLA would compute both anew for each head of each layer, past any optimization_barrier.
+    return tuple(jax.lax.map(lambda is_sin: jax.lax.cond(is_sin, jnp.sin, jnp.cos, angle),
+                             jnp.array([False, True])))
 
 
 def rotate(x_BLHC, table):

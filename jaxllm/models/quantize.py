@@ -55,6 +55,12 @@ def stored(leaves):
     return {name: leaves[name] for name in MATRICES + CONSTANTS if name in leaves}
 
 
+def in_few_bits(params):
+    """Whether any matrix in a tree of parameters is."""
+    return any(path[-1].key in MATRICES[1:]
+               for path, _ in jax.tree_util.tree_leaves_with_path(params))
+
+
 def kernel_shape(leaves, inputs):
     """The shape of the matrix that `leaves` hold."""
     name, = (name for name in MATRICES if name in leaves)
