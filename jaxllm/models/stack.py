@@ -132,8 +132,8 @@ class Stack(nn.Module):
             # Nothing is broadcast out of the scan, so there is no constancy to trace for.
             scan = nn.scan(Group, variable_axes={'params': 0, 'intermediates': 0, PREFIX: 0},
                            split_rngs={'params': True}, in_axes=nn.broadcast,
-                           length=cfg.num_groups, unroll=_groups_at_once(cfg, self.variables.get('params', {})),
-                           check_constancy_invariants=False)
+                           length=cfg.num_groups, check_constancy_invariants=False,
+                           unroll=_groups_at_once(cfg, self.variables.get('params', {})))
             layers = scan(cfg, cfg.layer_pattern, True, name='layers')
             carry, _ = layers(carry, segments, rope)
         if cfg.tail:
