@@ -19,6 +19,8 @@ import subprocess
 import sys
 import time
 
+from jaxllm import huge_pages
+
 B, L, RANK = 4, 128, 16
 PROMPT, NEW = 32, 48
 WHAT = ('lora', 'full', 'decode-1', 'decode-16')
@@ -174,6 +176,8 @@ def work(side, what):
     if side == 'theirs' and not what.startswith('decode'):
         trl_train(what)
         return
+    if side == 'ours':
+        huge_pages.restart()  # as the commands do
     rows = int(what.partition('-')[2] or 0)
     if side == 'theirs':
         run = torch_decode(rows)

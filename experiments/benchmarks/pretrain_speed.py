@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 
+from jaxllm import huge_pages
+
 # name: batch, sequence length, vocabulary
 SHAPES = {'B4 T512 V8192': (4, 512, 8192),
           'B1 T2048 V8192': (1, 2048, 8192),
@@ -93,6 +95,8 @@ SIDES = {'jaxllm': jaxllm_step, 'torch': torch_step}
 
 def work(side, shape):
     """A worker: one warm-up step, then a step for every line on standard input."""
+    if side == 'jaxllm':
+        huge_pages.restart()  # as the commands do
     step = SIDES[side](*shape)
     step()
     print('ready', flush=True)

@@ -80,9 +80,12 @@ def test_positions_restart_with_each_segment():
                                   [[0, 1, 0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 4, 5, 6, 7]])
 
 
-@pytest.mark.parametrize('num_layers', [4, 7, 9])
-def test_scan_over_the_pattern_is_a_loop_over_layers(num_layers):
-    """4: a tail only; 7: one repetition and a tail; 9: patterns of two kinds, four and a tail."""
+@pytest.mark.parametrize('num_layers, scanned', [(4, False), (7, True), (9, True), (9, False)])
+def test_scan_over_the_pattern_is_a_loop_over_layers(num_layers, scanned, monkeypatch):
+    """4: a tail only; 7: one repetition and a tail; 9: patterns of two kinds, four and a tail,
+    which CPU writes out."""
+    if scanned:
+        monkeypatch.setattr(stack, '_UNROLLED_LAYERS', 0)
     family = 'gemma2' if num_layers == 9 else 'gemma3'
     cfg = _config(family, num_layers=num_layers, rope__local_theta=50.)
     params, x_BLD = toy_models.params(cfg), np.random.default_rng(0).normal(size=(2, 13, 16))
@@ -135,6 +138,22 @@ def test_remat_changes_no_value_and_recomputes(plain, remat):
     tanh = lambda text: text.count('stablehlo.tanh')  # of GELU, in forward and backward pass
     assert tanh(fn.lower(params).as_text()) > tanh(
         _loss_and_grads(cfg, params, tokens_BL).lower(params).as_text())
+
+
+def test_few_layers_are_written_out_and_angles_are_computed_once(monkeypatch):
+    """On CPU; the loop over layers remains with remat, and where layers are many."""
+    def counts(**changes):
+        cfg = _config('llama', **changes)
+        params = toy_models.shapes(cfg)
+        text = _loss_and_grads(cfg, params, toy_models.tokens(cfg, 2, 13)).lower(
+            params).compile().as_text()
+        return text.count(' while('), text.count(' cosine(')
+
+    loops, cosines = counts()
+    assert cosines == 1
+    assert counts(remat='full')[0] > loops
+    monkeypatch.setattr(stack, '_UNROLLED_LAYERS', 2)
+    assert counts()[0] > loops
 
 
 def test_bfloat16_is_near_float32_and_its_gradients_are_float32(plain):

@@ -114,7 +114,9 @@ def on_one_device(tmp_path_factory, shared_cache, text):
     return workdir
 
 
-@pytest.mark.parametrize('preset', PRESETS)
+@pytest.mark.parametrize('preset', [
+    pytest.param(preset, marks=[] if preset in ('fsdp', 'dp_fsdp_tp') else [pytest.mark.long])
+    for preset in PRESETS])
 def test_eight_devices_are_as_one(preset, tmp_path, text, on_one_device, capsys):
     assert jax.device_count() == 8
     workdir = _run(tmp_path / 'run', text, sharding__preset=preset, **_HEADS)

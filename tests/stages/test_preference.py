@@ -150,8 +150,8 @@ def test_the_reference_of_an_adapter(tmp_path, parent, data):
     assert roles['ref']['run'] == str(first)
 
 
-@pytest.mark.parametrize('options', [
-    {}, pytest.param(dict(arg='loss=kto,lora', lora__rank=4), marks=pytest.mark.long)], ids=str)
+@pytest.mark.long  # the trainer is that of SFT and PPO, whose kills are short
+@pytest.mark.parametrize('options', [{}, dict(arg='loss=kto,lora', lora__rank=4)], ids=str)
 def test_kills_leave_no_trace(options, tmp_path, parent, data, shared_cache):
     cache = dict(JAXLLM_CACHE=str(shared_cache))
     settings = dict(train__num_steps=16, train__save_every=3, train__eval_every=6) | options

@@ -88,7 +88,8 @@ def test_it_learns_to_answer_and_to_stop(tmp_path, parent, data):
 @pytest.mark.parametrize('options', [
     {}, LORA, pytest.param(LORA | dict(lora__dora=True), marks=pytest.mark.long),
     LORA | dict(lora__base='nf4'),
-    LORA | dict(lora__base='int8', lora__train_embeddings=True), dict(neftune_alpha=5.0),
+    pytest.param(LORA | dict(lora__base='int8', lora__train_embeddings=True),
+                 marks=pytest.mark.long), dict(neftune_alpha=5.0),
     dict(arg='replay=0.5'), dict(fresh_weights=True), dict(chat__template='mistral'),
     dict(compute__remat='full', compute__dtype='bfloat16')], ids=str)
 def test_variants(options, tmp_path, parent, data):
