@@ -14,16 +14,17 @@ own; neither computes the policy's log-probs before the step.
 Each side is a process of its own that takes turns with the other, round by round, after two rounds
 that do not count; figures are medians over rounds, and the ratio is taken round by round.
 
-Measured on two idle CPU cores (jax 0.10.2, torch 2.13.0, transformers 5.24, trl 1.16; 9 rounds;
-seconds of ours, of TRL, ratio), the target being 3 for GRPO and 1 for DPO:
+Measured on two CPU cores (jax 0.10.2, torch 2.13.0, transformers 5.24, trl 1.16; 11 rounds; seconds
+of ours, of TRL, ratio), the target being 3 for GRPO and 1 for DPO:
 
-    grpo          1.22   2.40  1.97    rollout 0.47 to 1.03, score 0.13 to 0.26, update 0.61 to 1.11
-    grpo-stops    1.02   2.39  2.25    rollout 0.31 to 0.99, score 0.13 to 0.26, update 0.58 to 1.11
-    dpo           0.32   0.39  1.23
-    dpo-online    0.36   0.58  1.49
+    grpo          1.16   2.38  2.20    rollout 0.45 to 1.15, score 0.13 to 0.25, update 0.56 to 1.03
+    grpo-stops    0.90   2.44  2.80    rollout 0.25 to 1.22, score 0.13 to 0.27, update 0.52 to 1.01
+    dpo           0.33   0.43  1.26
+    dpo-online    0.30   0.51  1.68
 
-GRPO misses its target: matrix products take most of an iteration (thunks.py), 77 GFLOP by
-arithmetic, and XLA's do not reach the speed here that three times TRL needs.
+Other runs of `grpo` gave 2.06 to 2.40. It misses its target: matrix products take most of an
+iteration (thunks.py), 77 GFLOP by arithmetic, and at the best speed of this machine they alone need
+two thirds of the time that three times TRL would leave.
 """
 
 import argparse

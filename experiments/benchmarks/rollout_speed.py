@@ -11,9 +11,10 @@ other, as is `transformers` with its cache. `all` and `transformers-all` sample 
 Sides are processes of their own that take turns, round by round, after two rounds that do not
 count; medians over rounds, ratios taken round by round. Only tokens that belong to an answer count.
 
-Measured on two idle CPU cores (jax 0.10.2, torch 2.13.0, transformers 5.24; 4 rounds): 2,151
-tokens/s with refill and 928 without, 480 by transformers: refill gains 2.27 over batches and 4.56
-over transformers. All 96 at once: 1,253, and 617 by transformers.
+Measured on two CPU cores (jax 0.10.2, torch 2.13.0, transformers 5.24; 4 rounds): 2,091 tokens/s
+with refill and 1,162 without, 498 by transformers: refill gains 1.80 over batches and 4.42 over
+transformers. All 96 at once: 906, and 546 by transformers. On another day 2,151, 928 and 480, and
+1,253 and 617.
 """
 
 import argparse
